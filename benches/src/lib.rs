@@ -1,0 +1,1 @@
+//! Criterion benches; benches/README.md has the figures.

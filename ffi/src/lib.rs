@@ -1,0 +1,1 @@
+//! The C library: the room is reserved, the binding is not built yet.

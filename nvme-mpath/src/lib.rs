@@ -1,0 +1,1 @@
+//! The multipath head: hosts, subsystems, heads, paths, failover, delayed removal, pins, events.

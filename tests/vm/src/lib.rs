@@ -1,0 +1,1 @@
+//! The guest: Debian's kernel under QEMU with nvmet-tcp, driven by tests.
