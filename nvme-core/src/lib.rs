@@ -1,5 +1,14 @@
-//! NVMe wire structures, one controller as a state machine without I/O, and the transport traits.
+//! The parts of an NVMe host that know the specification and nothing else: wire structures
+//! ([`spec`]), one controller as a state machine without I/O and without a clock ([`controller`]),
+//! and the seam that transports implement ([`transport`]).
+
 #![deny(unsafe_code)]
 
+pub mod ana;
+pub mod buffer;
+pub mod controller;
+pub mod identity;
 pub mod nqn;
 pub mod spec;
+pub mod time;
+pub mod transport;

@@ -1,0 +1,152 @@
+//! Data buffers that travel with a request.
+//!
+//! A [`Buffer`] is moved into a queue with the command that uses it and moved back with the
+//! completion, so the memory cannot be freed or reused while a socket or a device may touch it.
+
+use std::fmt;
+use std::ptr::NonNull;
+
+/// Contiguous memory owned by exactly one holder at a time: the caller, a request, or a queue.
+///
+/// Made from a `Vec<u8>` (no copy), or from foreign memory through [`Buffer::from_raw_parts`].
+pub struct Buffer {
+    repr: Repr,
+}
+
+enum Repr {
+    Owned(Vec<u8>),
+    Foreign { ptr: NonNull<u8>, len: usize },
+}
+
+// SAFETY: an owned buffer is a `Vec<u8>`; for a foreign one the contract of `from_raw_parts` gives
+// this value sole access to the memory, from whatever thread holds it.
+#[expect(unsafe_code, reason = "foreign memory is handed over by contract")]
+unsafe impl Send for Buffer {}
+// SAFETY: shared references only read, and nobody else writes (see `from_raw_parts`).
+#[expect(unsafe_code, reason = "foreign memory is handed over by contract")]
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// A buffer without memory, for commands that carry no data.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { repr: Repr::Owned(Vec::new()) }
+    }
+
+    /// `len` zero bytes.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        Self { repr: Repr::Owned(vec![0; len]) }
+    }
+
+    /// Wraps memory that the library does not own, such as a C caller's.
+    ///
+    /// Dropping the buffer does not free the memory.
+    ///
+    /// # Safety
+    /// `ptr` must be valid for reads and writes of `len` bytes, and nothing else may access the
+    /// memory, until the returned value is dropped or comes back with its completion and is
+    /// dropped there.
+    #[must_use]
+    #[expect(unsafe_code, reason = "the raw form that a C binding needs")]
+    pub const unsafe fn from_raw_parts(ptr: NonNull<u8>, len: usize) -> Self {
+        Self { repr: Repr::Foreign { ptr, len } }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.repr {
+            Repr::Owned(v) => v.len(),
+            Repr::Foreign { len, .. } => *len,
+        }
+    }
+
+    /// Whether the length is zero.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        match &self.repr {
+            Repr::Owned(v) => v,
+            // SAFETY: the contract of `from_raw_parts`: valid, and ours alone.
+            #[expect(unsafe_code, reason = "view of foreign memory")]
+            Repr::Foreign { ptr, len } => unsafe { std::slice::from_raw_parts(ptr.as_ptr(), *len) },
+        }
+    }
+
+    /// The bytes, writable.
+    #[must_use]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        match &mut self.repr {
+            Repr::Owned(v) => v,
+            // SAFETY: the contract of `from_raw_parts`: valid, and ours alone.
+            #[expect(unsafe_code, reason = "view of foreign memory")]
+            Repr::Foreign { ptr, len } => unsafe {
+                std::slice::from_raw_parts_mut(ptr.as_ptr(), *len)
+            },
+        }
+    }
+
+    /// Gives the vector back, or the buffer itself when its memory is foreign.
+    ///
+    /// # Errors
+    /// The buffer, unchanged, when it was made by [`Buffer::from_raw_parts`].
+    pub fn into_vec(self) -> Result<Vec<u8>, Self> {
+        match self.repr {
+            Repr::Owned(v) => Ok(v),
+            repr @ Repr::Foreign { .. } => Err(Self { repr }),
+        }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    fn from(v: Vec<u8>) -> Self {
+        Self { repr: Repr::Owned(v) }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self.repr, Repr::Owned(_)) { "owned" } else { "foreign" };
+        write!(f, "Buffer({kind}, {} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vector_comes_back_without_a_copy() {
+        let v = vec![7u8; 4096];
+        let at = v.as_ptr();
+        let mut b = Buffer::from(v);
+        b.as_mut_slice()[0] = 9;
+        let v = b.into_vec().unwrap();
+        assert_eq!((v.as_ptr(), v[0], v.len()), (at, 9, 4096));
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "the raw form is what is tested")]
+    fn foreign_memory_is_seen_and_not_freed() {
+        let mut mem = [0u8; 16];
+        let ptr = NonNull::new(mem.as_mut_ptr()).unwrap();
+        // SAFETY: `mem` outlives the buffer and is not touched meanwhile.
+        let mut b = unsafe { Buffer::from_raw_parts(ptr, 16) };
+        b.as_mut_slice()[3] = 5;
+        assert_eq!(b.as_slice()[3], 5);
+        assert!(b.into_vec().is_err());
+        assert_eq!(mem[3], 5);
+    }
+}

@@ -1,0 +1,273 @@
+//! What a controller asks of its driver, and what it tells.
+
+use std::sync::Arc;
+
+use crate::ana::AnaSnapshot;
+use crate::controller::State;
+use crate::nqn::Nqn;
+use crate::spec::{Cqe, Sqe, Status};
+use crate::time::{Duration, Instant};
+use crate::transport::{Data, QueueParams, Tag, TransportError};
+
+/// One thing for the driver to do, in the order given.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Action {
+    /// Make a new association with the endpoint, then call
+    /// [`associated`](super::Controller::associated) or
+    /// [`association_failed`](super::Controller::association_failed).
+    Associate,
+    /// Open a queue of the association. Answered by
+    /// [`queue_ready`](super::Controller::queue_ready) or
+    /// [`queue_failed`](super::Controller::queue_failed).
+    OpenQueue(QueueParams),
+    /// Submit a command on a queue that is still the driver's (the admin queue, or an I/O queue not
+    /// yet handed over), and flush it. Answered by [`completion`](super::Controller::completion).
+    Submit {
+        /// The queue.
+        qid: u16,
+        /// The command.
+        sqe: Sqe,
+        /// Its data.
+        data: Data,
+        /// Comes back with the completion.
+        tag: Tag,
+    },
+    /// Read a register in memory (memory-based transports only); answered by
+    /// [`register_value`](super::Controller::register_value).
+    ReadRegister {
+        /// Byte offset.
+        offset: u32,
+        /// 4 or 8 bytes.
+        size: u8,
+    },
+    /// Write a register in memory.
+    WriteRegister {
+        /// Byte offset.
+        offset: u32,
+        /// 4 or 8 bytes.
+        size: u8,
+        /// The value.
+        value: u64,
+    },
+    /// An I/O queue is connected: set its in-capsule data size and hand it to its owner.
+    QueueLive {
+        /// The queue.
+        qid: u16,
+        /// For `Queue::set_in_capsule_data`, in bytes.
+        in_capsule: usize,
+    },
+    /// Kill the association, take all its queues apart wherever they are, and then call
+    /// [`torn_down`](super::Controller::torn_down). No command of the association is answered after.
+    Teardown,
+    /// Something to tell.
+    Event(ControllerEvent),
+}
+
+/// What became known about a controller.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ControllerEvent {
+    /// The state changed.
+    StateChanged {
+        /// Before.
+        from: State,
+        /// After.
+        to: State,
+    },
+    /// Identify Controller was read on this association. Comes before `Live`.
+    Identified(Arc<ControllerInfo>),
+    /// A namespace is attached and was read and found good on this association. Repeated after
+    /// each reconnect, and whenever what is told of the namespace changes.
+    NamespaceReady(Arc<NamespaceInfo>),
+    /// A namespace that had been told is not there any more, or is another one.
+    NamespaceGone {
+        /// Its NSID.
+        nsid: u32,
+        /// How that is known.
+        reason: GoneReason,
+    },
+    /// A namespace is attached but cannot be used; it was left out.
+    NamespaceRefused {
+        /// Its NSID.
+        nsid: u32,
+        /// Why.
+        reason: String,
+    },
+    /// All namespaces have been looked at.
+    ScanDone,
+    /// The ANA log was read (`NVMe 2.1 §5.1.12.1.13`). Comes before `Live`, and after each change.
+    Ana(Arc<AnaSnapshot>),
+    /// A discovery controller's log changed.
+    DiscoveryChanged,
+    /// An asynchronous event that the controller itself does not act on (SMART, vendor, error).
+    AsyncEvent {
+        /// Dword 0 of the completion.
+        result: u32,
+    },
+    /// The association was lost, or an attempt to make one failed.
+    Failed {
+        /// Why.
+        error: ControllerError,
+        /// Failed attempts since the controller was last live; 0 when a live one was lost.
+        attempt: u32,
+        /// When the next attempt begins; `None`: there will be none.
+        retry_at: Option<Instant>,
+    },
+    /// `fast_io_fail_tmo` has passed since the loss.
+    FastIoFail,
+    /// The controller is gone for good; nothing follows.
+    Removed(RemovedCause),
+    /// A command given to [`submit_admin`](super::Controller::submit_admin) has ended.
+    Admin(Arc<AdminResult>),
+}
+
+/// The end of a command given to [`submit_admin`](super::Controller::submit_admin).
+#[derive(Debug)]
+pub struct AdminResult {
+    /// The caller's number.
+    pub user: u64,
+    /// The completion; Host Aborted Command when the association was lost.
+    pub cqe: Cqe,
+    /// The data as it came back; for a read, what the controller sent.
+    pub data: Data,
+}
+
+/// How a namespace is known to be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GoneReason {
+    /// It is not in the active list, or has no capacity.
+    NotActive,
+    /// Its identifiers are others than before: another namespace took its NSID.
+    IdentityChanged,
+    /// The controller refuses to identify it, for good (DNR).
+    Refused,
+}
+
+/// Why a controller is gone for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemovedCause {
+    /// [`delete`](super::Controller::delete) was called.
+    Deleted,
+    /// It did not come back within `ctrl_loss_tmo`.
+    LossTimeout,
+    /// It answered that it never will do what it was asked.
+    Refused(ControllerError),
+}
+
+/// Why bringing a controller up, or keeping it, failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControllerError {
+    /// The transport failed.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// A command was answered with an error.
+    #[error("{address}: {command}: {status}")]
+    Command {
+        /// The path.
+        address: String,
+        /// What was being done.
+        command: &'static str,
+        /// The answer.
+        status: Status,
+    },
+    /// A command or a state was not answered in time.
+    #[error("{address}: {what} took longer than {limit:?}")]
+    Timeout {
+        /// The path.
+        address: String,
+        /// What was waited for.
+        what: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The controller says something that cannot be.
+    #[error("{address}: {what}: {reason}")]
+    Invalid {
+        /// The path.
+        address: String,
+        /// The structure or register.
+        what: &'static str,
+        /// The field and its value.
+        reason: String,
+    },
+    /// The controller reports a fatal condition (CSTS.CFS, or an error event).
+    #[error("{address}: controller fatal status: {reason}")]
+    Fatal {
+        /// The path.
+        address: String,
+        /// Where it was seen.
+        reason: String,
+    },
+    /// A reset was asked for.
+    #[error("{address}: reset: {reason}")]
+    Reset {
+        /// The path.
+        address: String,
+        /// Who asked, and why.
+        reason: String,
+    },
+}
+
+/// What Identify Controller and the registers say, as far as the layers above need it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ControllerInfo {
+    /// The subsystem's NQN as the controller reports it (or as was asked for).
+    pub subnqn: Nqn,
+    /// Controller ID.
+    pub cntlid: u16,
+    /// Serial number, trimmed.
+    pub serial: String,
+    /// Model number, trimmed.
+    pub model: String,
+    /// Firmware revision, trimmed.
+    pub firmware: String,
+    /// Version register, such as 0x0002_0100 for 2.1.
+    pub version: u32,
+    /// Largest data transfer of one command in bytes; `None`: no limit told (MDTS 0).
+    pub max_transfer: Option<usize>,
+    /// The subsystem may have more than one controller (CMIC bit 1).
+    pub multi_controller: bool,
+    /// The subsystem reports ANA (CMIC bit 3).
+    pub ana: bool,
+    /// Longest ANA transition (ANATT).
+    pub ana_transition: Duration,
+    /// A volatile write cache is present: Flush means something.
+    pub volatile_write_cache: bool,
+    /// Optional NVM commands supported (ONCS), raw.
+    pub oncs: u16,
+    /// I/O queues granted on this association.
+    pub io_queues: u16,
+    /// Entries of each I/O queue on this association.
+    pub io_entries: u16,
+    /// Units of the command retry delay times 1 to 3 (CRDT): entry `crd - 1` is the delay.
+    pub retry_delays: [Duration; 3],
+}
+
+/// One namespace as one controller reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NamespaceInfo {
+    /// Namespace ID on this controller.
+    pub nsid: u32,
+    /// Who it is.
+    pub ids: crate::identity::NamespaceIds,
+    /// Size in logical blocks.
+    pub blocks: u64,
+    /// Bytes of data in a logical block, a power of two, 512..=65,536.
+    pub block_size: u32,
+    /// Bytes of metadata with each block; transferred separately or as part of the block.
+    pub metadata_size: u16,
+    /// Metadata is part of each block's data (extended LBA).
+    pub extended_lba: bool,
+    /// More than one controller may attach it (NMIC bit 0).
+    pub shared: bool,
+    /// ANA group, 0 without ANA.
+    pub ana_group: u32,
+    /// The namespace must not be written.
+    pub read_only: bool,
+}

@@ -1,0 +1,334 @@
+//! The seam between a controller and the wire that reaches it.
+//!
+//! A [`Transport`] turns a URL into an [`Endpoint`]: the address of one controller. Each attempt to
+//! reach it is an [`Association`], which opens [`Queue`]s. Nothing here blocks: opening is an
+//! event, seen by polling the queue.
+//!
+//! Two kinds of transport fit ([`TransportKind`]): *fabrics*, where registers are reached by
+//! Property commands and a queue begins with a Connect command (`NVMe 2.1 §6.3`), and *memory*,
+//! where registers are memory and I/O queues are created by admin commands (`NVMe 2.1 §5.2.1`).
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::spec::{Cqe, Sqe};
+use crate::time::{Duration, Instant};
+
+/// The data of one command, moved into the queue and back.
+#[derive(Debug, Default)]
+pub enum Data {
+    /// No data phase.
+    #[default]
+    None,
+    /// Controller to host: the queue fills the buffer.
+    Read(Buffer),
+    /// Host to controller: the queue sends the buffer.
+    Write(Buffer),
+}
+
+impl Data {
+    /// Bytes to be moved.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Read(b) | Self::Write(b) => b.len(),
+        }
+    }
+
+    /// Whether nothing is to be moved.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The buffer, whatever the direction; empty for [`Data::None`].
+    #[must_use]
+    pub fn into_buffer(self) -> Buffer {
+        match self {
+            Self::None => Buffer::empty(),
+            Self::Read(b) | Self::Write(b) => b,
+        }
+    }
+}
+
+/// A command as the owner of a queue names it; comes back in its [`Completion`].
+///
+/// The queue chooses the wire's command identifier itself, with a generation in it, so that a late
+/// or doubled answer is noticed.
+pub type Tag = u32;
+
+/// The end of one command: exactly one for each accepted [`Queue::submit`].
+#[derive(Debug)]
+pub struct Completion {
+    /// The tag given at submission.
+    pub tag: Tag,
+    /// The completion entry. For a command that the queue ended itself, because its association was
+    /// lost, the status is Host Aborted Command (`NVMe 2.1 §4.2.3.4`, SCT 3h SC 71h).
+    pub cqe: Cqe,
+    /// The data given at submission.
+    pub data: Data,
+}
+
+/// Takes completions out of [`Queue::poll`].
+pub trait Sink {
+    /// Takes one completion. Must not call back into the queue.
+    fn complete(&mut self, completion: Completion);
+}
+
+impl<F: FnMut(Completion)> Sink for F {
+    fn complete(&mut self, completion: Completion) {
+        self(completion);
+    }
+}
+
+impl Sink for Vec<Completion> {
+    fn complete(&mut self, completion: Completion) {
+        self.push(completion);
+    }
+}
+
+/// Why a queue did not take a command. The data comes back.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The reason.
+    pub reason: RejectReason,
+    /// The data given at submission, untouched.
+    pub data: Data,
+}
+
+/// The reason in a [`Rejected`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// As many commands as the queue holds are in flight; try again after a completion.
+    Full,
+    /// The queue is not open (yet, or any more).
+    NotReady,
+    /// The data is larger than the transport can move with one command.
+    TooLarge,
+}
+
+/// Where a queue is in its life; returned by [`Queue::poll`].
+#[derive(Clone, Debug)]
+pub enum QueueStatus {
+    /// The transport is still connecting.
+    Opening,
+    /// Commands may be submitted.
+    Ready,
+    /// The queue is dead, every command has been completed, and no buffer is held any more.
+    /// Nothing but dropping it makes sense.
+    Failed(TransportError),
+}
+
+/// What the controller layer must do to bring an I/O or admin queue to life once the transport is
+/// ready ([`QueueStatus::Ready`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueSetup {
+    /// Send a Connect command on the queue itself (`NVMe 2.1 §6.3`).
+    Connect,
+    /// Send these on the admin queue, in this order (`NVMe 2.1 §5.2.1, §5.2.2`).
+    Create {
+        /// Create I/O Completion Queue.
+        cq: Sqe,
+        /// Create I/O Submission Queue.
+        sq: Sqe,
+    },
+    /// Nothing: an admin queue in memory lives as soon as the controller is enabled.
+    None,
+}
+
+/// One submission and completion queue pair.
+///
+/// Owned by one thread at a time (`Send`, not `Sync`).
+pub trait Queue: Send {
+    /// Takes one command. It may stay in a batch until [`Queue::flush`] or [`Queue::poll`].
+    ///
+    /// The queue writes the command identifier and the data pointer of `sqe`; everything else
+    /// is the caller's.
+    ///
+    /// # Errors
+    /// [`Rejected`] with the data and the reason; nothing was sent.
+    fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected>;
+
+    /// Sends what was submitted: one doorbell, or as few system calls as the socket allows.
+    /// Failures are reported by the next [`Queue::poll`].
+    fn flush(&mut self);
+
+    /// Makes progress: sends, receives, completes.
+    ///
+    /// When it returns [`QueueStatus::Failed`], `sink` has been given a completion for each command
+    /// that was still in flight.
+    fn poll(&mut self, now: Instant, sink: &mut dyn Sink) -> QueueStatus;
+
+    /// Whether [`Queue::poll`] stopped with work left (its budget was used up), so that it must be
+    /// called again without waiting for the file descriptor.
+    fn has_pending_work(&self) -> bool;
+
+    /// The descriptor to wait on, edge-triggered, for both directions. May change while the queue
+    /// is opening; does not change after.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// When [`Queue::poll`] should be called even if the descriptor is silent.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// How the controller layer brings the queue to life once it is [`QueueStatus::Ready`].
+    fn setup(&self) -> QueueSetup;
+
+    /// Commands that can be in flight at once.
+    fn capacity(&self) -> usize;
+
+    /// Commands in flight.
+    fn in_flight(&self) -> usize;
+
+    /// Tells the queue how much write data may go inside the command capsule, once Identify
+    /// Controller has said so (`IOCCSZ`, `NVMe 2.1 §5.1.13`). In bytes; no effect in memory.
+    fn set_in_capsule_data(&mut self, bytes: usize);
+}
+
+/// How registers are reached and queues begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportKind {
+    /// Property Get and Set, Connect (`NVMe 2.1 §6`).
+    Fabrics,
+    /// Registers in memory, queues created by admin commands.
+    Memory,
+}
+
+/// Registers of a memory-based controller (`NVMe 2.1 §3.1.4`).
+pub trait Registers {
+    /// Reads 4 bytes at `offset`. All ones, or zero where that cannot be, mean a device that is gone.
+    fn read32(&mut self, offset: u32) -> u32;
+    /// Reads 8 bytes at `offset`.
+    fn read64(&mut self, offset: u32) -> u64;
+    /// Writes 4 bytes at `offset`.
+    fn write32(&mut self, offset: u32, value: u32);
+    /// Writes 8 bytes at `offset`.
+    fn write64(&mut self, offset: u32, value: u64);
+}
+
+/// What a queue is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueParams {
+    /// Queue identifier: 0 is the admin queue, 1..=65,535 are I/O queues.
+    pub qid: u16,
+    /// Entries in the queue, 2..=65,535; one fewer can be in flight (`NVMe 2.1 §3.3.1`).
+    pub entries: u16,
+    /// Longest time from opening to [`QueueStatus::Ready`].
+    pub open_timeout: Duration,
+}
+
+/// One attempt to reach one controller, and what became of it. Owned by the control plane.
+///
+/// Dropping it does what [`Association::kill`] does.
+pub trait Association: Send {
+    /// The kind of transport.
+    fn kind(&self) -> TransportKind;
+
+    /// The registers, where they are memory.
+    fn registers(&mut self) -> Option<&mut dyn Registers>;
+
+    /// Begins to open a queue.
+    ///
+    /// # Errors
+    /// A failure that is known at once (no descriptor left, no such address).
+    fn open_queue(
+        &mut self,
+        params: QueueParams,
+        now: Instant,
+    ) -> Result<Box<dyn Queue>, TransportError>;
+
+    /// Makes every queue of this association harmless, wherever they are: when this returns, no
+    /// device writes to their buffers and no socket sends from them. Each queue's next
+    /// [`Queue::poll`] says [`QueueStatus::Failed`]. May be called from any thread, repeatedly.
+    fn kill(&mut self);
+
+    /// The largest data that one command can move, in bytes, if the transport has a limit.
+    fn max_transfer(&self) -> Option<usize>;
+}
+
+/// The address of one controller. Cheap to clone by its `Arc`.
+pub trait Endpoint: Send + Sync + fmt::Debug {
+    /// The address in normal form, such as `tcp://192.0.2.7:4420`. Names the path in messages.
+    fn address(&self) -> &str;
+
+    /// The subsystem that the URL asks for; `None` where the transport reaches one controller only
+    /// and its subsystem is learnt by Identify.
+    fn subsystem_nqn(&self) -> Option<&str>;
+
+    /// Begins a new association. Returns at once.
+    ///
+    /// # Errors
+    /// A failure that is known at once.
+    fn associate(&self, now: Instant) -> Result<Box<dyn Association>, TransportError>;
+}
+
+/// A kind of wire, registered by URL scheme.
+pub trait Transport: Send + Sync + fmt::Debug {
+    /// The scheme, such as `tcp`.
+    fn scheme(&self) -> &'static str;
+
+    /// Parses a URL of this scheme. No I/O.
+    ///
+    /// # Errors
+    /// [`UrlError`] names the part of the URL that is wrong.
+    fn endpoint(&self, url: &str) -> Result<Arc<dyn Endpoint>, UrlError>;
+}
+
+/// A URL that a transport cannot use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{url}: {reason}")]
+pub struct UrlError {
+    /// The URL as given.
+    pub url: String,
+    /// What is wrong with which part.
+    pub reason: String,
+}
+
+/// Why an association or a queue ended. The text says what was being done to what.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The address could not be reached.
+    #[error("connecting to {address}: {reason}")]
+    Connect {
+        /// The peer.
+        address: String,
+        /// The operating system's or resolver's answer.
+        reason: String,
+    },
+    /// Something took longer than allowed.
+    #[error("{address}: {what} took longer than {limit:?}")]
+    Timeout {
+        /// The peer.
+        address: String,
+        /// What was waited for.
+        what: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The peer closed the connection, or it broke.
+    #[error("{address}: connection lost: {reason}")]
+    Lost {
+        /// The peer.
+        address: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// The peer broke the protocol.
+    #[error("{address}: protocol error: {reason}")]
+    Protocol {
+        /// The peer.
+        address: String,
+        /// Which field of which unit was wrong.
+        reason: String,
+    },
+    /// This side ended it: the association was killed.
+    #[error("{address}: closed by this host")]
+    Closed {
+        /// The peer.
+        address: String,
+    },
+}
