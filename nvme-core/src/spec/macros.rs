@@ -65,3 +65,46 @@ macro_rules! open_enum {
         }
     };
 }
+
+/// Bit fields of an integer register: for each a getter and a `with_` setter, by lowest bit and width.
+///
+/// A setter keeps the low `width` bits of what it is given.
+macro_rules! bit_fields {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident($repr:ty) {
+            $($(#[$fmeta:meta])* $get:ident / $with:ident: $low:literal, $width:literal;)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+        #[repr(transparent)]
+        pub struct $name(pub $repr);
+
+        impl $name {
+            $(
+                $(#[$fmeta])*
+                #[must_use]
+                pub const fn $get(self) -> $repr {
+                    self.0 >> $low & ((1 << $width) - 1)
+                }
+
+                #[doc = concat!("The same value with another `", stringify!($get), "`.")]
+                #[must_use]
+                pub const fn $with(self, value: $repr) -> Self {
+                    let mask: $repr = (1 << $width) - 1;
+                    Self(self.0 & !(mask << $low) | (value & mask) << $low)
+                }
+            )*
+        }
+
+        impl core::fmt::Debug for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("raw", &format_args!("{:#x}", self.0))
+                    $(.field(stringify!($get), &self.$get()))*
+                    .finish()
+            }
+        }
+    };
+}

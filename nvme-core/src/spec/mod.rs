@@ -15,15 +15,23 @@
 #[macro_use]
 mod macros;
 
+pub mod aen;
 pub mod command;
 pub mod completion;
+mod error;
 pub mod fabrics;
+pub mod feature;
+pub mod identify;
+pub mod log;
 pub mod opcode;
+pub mod registers;
 pub mod status;
 pub mod tcp;
+mod text;
 
 pub use command::{BlockCount, CommandError, SglDescriptor, Sqe};
 pub use completion::Cqe;
+pub use error::WireError;
 pub use status::Status;
 
 /// The namespace identifier that addresses every namespace of a controller (NVMe 2.1 §3.2.1.2).

@@ -3,7 +3,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 open_enum! {
-    /// Opcode of an admin command (NVMe 2.1 §5, figure "Opcodes for Admin Commands").
+    /// Opcode of an admin command (NVMe 2.1 §5, figure "Opcodes for Admin Commands"; Cross-Controller
+    /// Reset is TP8028, NVMe 2.3).
     pub struct AdminOpcode(u8) {
         DELETE_IO_SQ = 0x00, "Delete I/O Submission Queue";
         CREATE_IO_SQ = 0x01, "Create I/O Submission Queue";

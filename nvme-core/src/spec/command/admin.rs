@@ -229,6 +229,18 @@ impl Sqe {
         Ok(sqe)
     }
 
+    /// Cross-Controller Reset (TP8028; NVMe 2.3 §5.4.3): have this controller reset another of the same subsystem,
+    /// `icid`, provided it is still the instance that `ciu` and `cirn` of its Identify Controller name.
+    /// Bit 0 of the completion's dword 0: the reset is done already; otherwise log page 1Eh tells.
+    #[must_use]
+    pub fn cross_controller_reset(icid: u16, ciu: u8, cirn: u64) -> Self {
+        let mut sqe = Self::new(AdminOpcode::CROSS_CONTROLLER_RESET.0, 0);
+        sqe.cdw10 = (u32::from(ciu) << 16 | u32::from(icid)).into();
+        sqe.cdw12 = (cirn as u32).into();
+        sqe.cdw13 = ((cirn >> 32) as u32).into();
+        sqe
+    }
+
     /// Delete I/O completion queue `qid`, after its submission queues (NVMe 2.1 §5.2.3).
     #[must_use]
     pub fn delete_io_cq(qid: u16) -> Self {

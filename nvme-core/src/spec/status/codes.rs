@@ -74,6 +74,8 @@ status_codes! {
         INCORRECT_KEY = 0x28, "Incorrect Key";
         FDP_DISABLED = 0x29, "FDP Disabled";
         INVALID_PLACEMENT_HANDLE_LIST = 0x2a, "Invalid Placement Handle List";
+        SANITIZE_NAMESPACE_FAILED = 0x2b, "Sanitize Namespace Failed";
+        SANITIZE_NAMESPACE_IN_PROGRESS = 0x2c, "Sanitize Namespace In Progress";
         LBA_OUT_OF_RANGE = 0x80, "LBA Out of Range";
         CAPACITY_EXCEEDED = 0x81, "Capacity Exceeded";
         NAMESPACE_NOT_READY = 0x82, "Namespace Not Ready";
@@ -149,6 +151,12 @@ status_codes! {
         CONTROLLER_SUSPENDED = 0x39, "Controller Suspended";
         CONTROLLER_NOT_SUSPENDED = 0x3a, "Controller Not Suspended";
         CONTROLLER_DATA_QUEUE_FULL = 0x3b, "Controller Data Queue Full";
+        TOO_MANY_NAMESPACE_SANITIZES = 0x3c, "Maximum Namespace Sanitize Operations Exceeded";
+        DEFAULT_PERSONALITY_REQUIRED = 0x3d, "Manufacturing Default Personality Required";
+        INVALID_POWER_LIMIT = 0x3e, "Invalid Power Limit";
+        CROSS_CONTROLLER_RESET_IN_PROGRESS = 0x3f, "Cross-Controller Reset in Progress";
+        CROSS_CONTROLLER_RESET_LOG_FULL = 0x40, "Cross-Controller Reset Log Page Full";
+        CROSS_CONTROLLER_RESET_LIMIT_EXCEEDED = 0x41, "Cross-Controller Reset Limit Exceeded";
     }
 }
 
@@ -159,6 +167,7 @@ status_codes! {
         INVALID_PROTECTION_INFORMATION = 0x81, "Invalid Protection Information";
         WRITE_TO_READ_ONLY_RANGE = 0x82, "Attempted Write to Read Only Range";
         COMMAND_SIZE_LIMIT_EXCEEDED = 0x83, "Command Size Limit Exceeded";
+        INVALID_COMMAND_ID = 0x84, "Invalid Command ID";
         INCOMPATIBLE_NAMESPACE = 0x85, "Incompatible Namespace or Format";
         FAST_COPY_NOT_POSSIBLE = 0x86, "Fast Copy Not Possible";
         OVERLAPPING_IO_RANGE = 0x87, "Overlapping I/O Range";
