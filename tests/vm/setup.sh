@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Prepares a Debian machine for the virtual-machine tests: the packages the harness uses, and the guest's kernel
+# package in the harness's cache, so that the tests themselves need neither root nor a network.
+# Safe to run again; when everything is there it changes nothing.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${NVME_VM_CACHE:-$(cd "$here/../.." && pwd)/target/vm-cache}
+kernel_meta=linux-image-6.12-amd64
+
+# Package and the file of it that is used. Keep in step with src/prereq.rs, which names the same packages.
+needed=(
+    qemu-system-x86:/usr/bin/qemu-system-x86_64
+    busybox-static:/bin/busybox
+    cpio:/usr/bin/cpio
+    xz-utils:/usr/bin/xz
+    zstd:/usr/bin/zstd
+    kmod:/sbin/depmod
+    nvme-cli:/usr/sbin/nvme
+    iproute2:/bin/ss
+    nftables:/usr/sbin/nft
+    dmsetup:/sbin/dmsetup
+    util-linux:/usr/bin/setpriv
+    libc-bin:/usr/bin/ldd
+    libc6-dev:/usr/include/stdlib.h
+    gcc:/usr/bin/gcc
+)
+
+missing=()
+for entry in "${needed[@]}"; do
+    # The plain `busybox` package owns the same path as `busybox-static`, so ask dpkg and not only the file system.
+    if [[ ! -e ${entry#*:} ]] ||
+        { [[ $entry == busybox-static:* ]] && ! dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q ' installed$'; }; then
+        missing+=("${entry%%:*}")
+    fi
+done
+
+if ((${#missing[@]})); then
+    install="apt-get install -y --no-install-recommends ${missing[*]}"
+    if ((EUID != 0)); then
+        echo "these packages are missing; run as root:" >&2
+        echo "    apt-get update && $install" >&2
+        exit 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    # Stale package lists are the usual reason for a failure, so they are refreshed only then.
+    $install || { apt-get update && $install; }
+fi
+
+mkdir -p "$cache/debs"
+shopt -s nullglob
+# What counts is a package file of the right series; the harness takes the newest one.
+have=("$cache"/debs/linux-image-6.12*_amd64.deb)
+if ((${#have[@]} == 0)); then
+    resolve() { apt-cache depends "$kernel_meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-6\.12.*\)$/\1/p' | head -n 1 || true; }
+    package=$(resolve)
+    # apt-get download looks at the package lists; without any (a fresh container) they must be had first.
+    if [[ -z $package ]] || ! apt-get download --print-uris "$package" >/dev/null 2>&1; then
+        if ((EUID != 0)); then
+            echo "no package lists for $kernel_meta; run as root: apt-get update" >&2
+            exit 1
+        fi
+        apt-get update
+        package=$(resolve)
+    fi
+    [[ -n $package ]] || { echo "apt knows no $kernel_meta" >&2; exit 1; }
+    # Downloaded aside and moved, so that a cut download is never taken for a package.
+    fetch=$(mktemp -d "$cache/debs/fetch.XXXXXX")
+    trap 'rm -rf "$fetch"' EXIT
+    chmod 755 "$fetch"
+    fetch_one() { (cd "$fetch" && apt-get -o APT::Sandbox::User=root download "$package"); }
+    if ! fetch_one; then
+        ((EUID == 0)) || exit 1
+        apt-get update
+        package=$(resolve)
+        fetch_one
+    fi
+    mv "$fetch"/*.deb "$cache/debs/"
+fi
+echo "virtual-machine tests: packages installed, kernel package in $cache/debs"

@@ -1,0 +1,124 @@
+//! Faults between the host and the guest's target.
+
+use serde_json::json;
+
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+
+/// Ways to lose a path, one port at a time unless said otherwise. All fail as [`Guest::sh`], and with
+/// [`Error::Unknown`] for a port the guest does not have.
+impl Guest {
+    /// Ends the connections at a port; new ones are accepted.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn cut_connections(&self, port: u16) -> Result<()> {
+        let service = self.check_port(port)?;
+        self.target(
+            "cut connections",
+            &format!("modprobe -a tcp_diag inet_diag\nss -H -n -K '( sport = :{service} )' > /dev/null || fail"),
+        )
+    }
+
+    /// Drops what comes to and goes from a port: connections stay and are silent. Undone by
+    /// [`Guest::restore_traffic`], after which TCP needs up to some seconds to send again.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn drop_traffic(&self, port: u16) -> Result<()> {
+        let service = self.check_port(port)?;
+        self.filter(
+            port,
+            &[format!("tcp dport {service} drop")],
+            &[format!("tcp sport {service} drop")],
+        )
+    }
+
+    /// Answers what comes to a port by a reset: connections end, and so do new ones, until [`Guest::restore_traffic`].
+    ///
+    /// # Errors
+    /// See above.
+    pub fn reset_traffic(&self, port: u16) -> Result<()> {
+        let service = self.check_port(port)?;
+        self.filter(port, &[format!("tcp dport {service} reject with tcp reset")], &[])
+    }
+
+    /// Ends what [`Guest::drop_traffic`] or [`Guest::reset_traffic`] began.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn restore_traffic(&self, port: u16) -> Result<()> {
+        self.check_port(port)?;
+        self.target(
+            "restore traffic",
+            &format!("nft delete table inet port{port} 2>/dev/null; true"),
+        )
+    }
+
+    /// Makes the host's system refuse new connections to a port; open ones live on. Undone by
+    /// [`Guest::accept_connections`]; [`Guest::reset`] does not undo it.
+    ///
+    /// # Errors
+    /// [`Error::Monitor`] when QEMU does not know the port's forwarding.
+    pub fn refuse_connections(&self, port: u16) -> Result<()> {
+        let address = self.addr(port)?;
+        let line = format!("hostfwd_remove net tcp:{}:{}", address.ip(), address.port());
+        let answer = self.human_monitor(&line)?;
+        if answer.contains("removed") {
+            Ok(())
+        } else {
+            Err(Error::Monitor { command: line, answer })
+        }
+    }
+
+    /// Ends what [`Guest::refuse_connections`] began; the address is the same again.
+    ///
+    /// # Errors
+    /// [`Error::Monitor`] when the port could not be had.
+    pub fn accept_connections(&self, port: u16) -> Result<()> {
+        let (address, service) = (self.addr(port)?, self.check_port(port)?);
+        let line = format!("hostfwd_add net tcp:{}:{}-:{service}", address.ip(), address.port());
+        let answer = self.human_monitor(&line)?;
+        if answer.trim().is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Monitor { command: line, answer })
+        }
+    }
+
+    /// Stops the whole guest: everything is silent at all ports, and the guest's clock stands.
+    ///
+    /// # Errors
+    /// [`Error::Monitor`] or [`Error::Io`].
+    pub fn freeze(&self) -> Result<()> {
+        self.monitor("stop", &json!({})).map(drop)
+    }
+
+    /// Lets a frozen guest go on.
+    ///
+    /// # Errors
+    /// [`Error::Monitor`] or [`Error::Io`].
+    pub fn thaw(&self) -> Result<()> {
+        self.monitor("cont", &json!({})).map(drop)
+    }
+
+    /// Rules of one port make up a table of their own, which goes as a whole.
+    fn filter(&self, port: u16, input: &[String], output: &[String]) -> Result<()> {
+        let chain = |name: &str, rules: &[String]| {
+            format!(
+                "chain {name} {{\ntype filter hook {name} priority 0\n{}\n}}\n",
+                rules.join("\n")
+            )
+        };
+        let chains: String = [("input", input), ("output", output)]
+            .iter()
+            .filter(|(_, rules)| !rules.is_empty())
+            .map(|(name, rules)| chain(name, rules))
+            .collect();
+        let table = format!("inet port{port}");
+        // Adding before deleting makes the deletion work whether or not the table is there.
+        let rules =
+            format!("add table {table}\ndelete table {table}\ntable {table} {{\n{chains}}}");
+        self.target("filter traffic", &format!("touch /run/nft-used\nnft '{rules}' || fail"))
+    }
+}
