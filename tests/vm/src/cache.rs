@@ -4,11 +4,9 @@
 //! process makes at a time.
 
 use std::env;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::UNIX_EPOCH;
 
 use crate::error::{Error, Result};
@@ -77,18 +75,6 @@ impl Cache {
         let file = File::create(&path).map_err(Error::io(what()))?;
         file.lock().map_err(Error::io(what()))?;
         Ok(file)
-    }
-
-    /// A file for reading and appending that has no name any more.
-    pub(crate) fn scratch_file(&self) -> Result<File> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join(format!("scratch-{}-{count}", process::id()));
-        let open = || {
-            let file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-            fs::remove_file(&path).map(|()| file)
-        };
-        open().map_err(Error::io(format!("making {}", path.display())))
     }
 
     /// Removes all but the newest images. Failing to is no fault: the cache only stays larger.

@@ -106,11 +106,18 @@ impl Guest {
     }
 
     /// Puts the target, its namespaces' contents (zeros), the network and Linux's own host back into their first state.
-    /// Every connection to the guest ends.
+    /// Every connection to the guest ends. Takes under a second on an idle machine.
     ///
     /// # Errors
     /// [`Error::Script`] when something cannot be taken away.
     pub fn reset(&self) -> Result<()> {
+        self.thaw()?;
+        let forwarded = self.monitor.forwards()?;
+        for port in (1..=self.config.ports)
+            .filter(|&port| !forwarded.iter().any(|f| f.0 == Config::service(port)))
+        {
+            self.accept_connections(port)?;
+        }
         let mut script = format!("teardown\nmake_subsystem {SUBNQN} {SERIAL}\n");
         for namespace in &self.config.namespaces {
             script += &add_namespace(namespace);

@@ -1,7 +1,6 @@
 //! The guest's initial file system: busybox, the modules the tests need, a few real tools, the agent.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -207,7 +206,9 @@ fn add_modules(kernel: &Kernel, root: &Path) -> Result<()> {
 fn build_agent(scratch: &Path, to: &Path) -> Result<()> {
     let source = scratch.join("agent.rs");
     write(&source, AGENT, 0o644)?;
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    // The compiler beside the cargo that built this crate is of the workspace's tool chain, and there whatever PATH says.
+    let beside = Path::new(env!("CARGO")).with_file_name("rustc");
+    let rustc = if beside.is_file() { beside } else { "rustc".into() };
     let mut command = Command::new(rustc);
     command
         .args(["--edition", "2024", "--crate-name", "agent", "-O"])

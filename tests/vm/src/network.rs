@@ -56,7 +56,7 @@ impl Guest {
     }
 
     /// Makes the host's system refuse new connections to a port; open ones live on. Undone by
-    /// [`Guest::accept_connections`]; [`Guest::reset`] does not undo it.
+    /// [`Guest::accept_connections`].
     ///
     /// # Errors
     /// [`Error::Monitor`] when QEMU does not know the port's forwarding.

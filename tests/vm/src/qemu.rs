@@ -1,17 +1,17 @@
 //! One QEMU process: its command line, its life, its console.
 
-use std::fs::File;
+use std::env;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{self, Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::tool;
@@ -56,7 +56,7 @@ impl Qemu {
             UnixStream::pair().map_err(Error::io("making the agent's socket"))?;
         let (monitor, monitor_end) =
             UnixStream::pair().map_err(Error::io("making the monitor's socket"))?;
-        let console = Cache::open()?.scratch_file()?;
+        let console = nameless_file()?;
         let stderr = console.try_clone().map_err(Error::io("sharing the console file"))?;
         let mut command = tool::command("setpriv");
         command
@@ -123,6 +123,18 @@ impl Drop for Qemu {
             let _ = keeper.join();
         }
     }
+}
+
+/// A file for reading and appending that has no name any more.
+fn nameless_file() -> Result<File> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("nvme-vm-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = env::temp_dir().join(name);
+    let open = || {
+        let file = File::options().read(true).append(true).create_new(true).open(&path)?;
+        fs::remove_file(&path).map(|()| file)
+    };
+    open().map_err(Error::io(format!("making {}", path.display())))
 }
 
 /// Stays until the process ends or the handle is dropped.

@@ -57,3 +57,17 @@ fn failed_writes_and_wrong_data_are_found() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_target_that_falls_silent_does_not_hold_the_next_test() -> Result<()> {
+    let guest = Guest::shared()?;
+    let controller = guest.linux_connect(guest.addr(1)?.port(), guest.subnqn())?;
+    guest.linux_device(&controller, 1)?;
+    guest.drop_traffic(1)?;
+    guest.stall_namespace(2)?;
+    guest.refuse_connections(2)?;
+    guest.freeze()?;
+    guest.reset()?;
+    assert_eq!(guest.sh("ls /sys/class/nvme")?, "");
+    guest.linux_connect(guest.addr(2)?.port(), guest.subnqn()).map(drop)
+}
