@@ -1,0 +1,516 @@
+//! The protocol of one connection, without a socket and without a clock.
+//!
+//! A [`Connection`] is driven by whoever owns the stream:
+//!
+//! - [`Connection::gather`] shows the bytes to send, in order, as slices over headers and over the
+//!   requests' own buffers; [`Connection::advance`] says how many of them went out.
+//! - [`Connection::read_targets`] shows where the next bytes received belong, and
+//!   [`Connection::received`] says how many have been put there, checks them and completes commands.
+//! - [`Connection::deadline`] and [`Connection::expired`] bound the set-up.
+//! - After an error [`Connection::terminate`] prepares the termination request, and
+//!   [`Connection::abort`] completes what was in flight.
+//!
+//! Memory is allocated when the connection is made and not after.
+
+mod check;
+mod digest;
+mod error;
+mod rx;
+mod slots;
+mod tx;
+
+use std::io::IoSlice;
+
+use nvme_core::spec::fabrics::FABRICS_OPCODE;
+use nvme_core::spec::tcp::{
+    CapsuleResp, CommonHeader, DataHeader, DigestFlags, IcReq, MAXH2CDATA_MIN, PDA_MAX, PduFlags,
+    PduType, R2t, TermReq,
+};
+use nvme_core::spec::{Cqe, Sqe, Status};
+use nvme_core::time::Instant;
+use nvme_core::transport::{Completion, Data, RejectReason, Rejected, Sink, Tag};
+use zerocopy::{FromBytes, IntoBytes};
+
+use check::Agreed;
+pub use error::ProtocolError;
+use rx::{Expect, Payload, Rx};
+use slots::{Grant, Phase, Slots};
+use tx::Tx;
+
+/// In-capsule data that every controller takes on the admin queue and for fabrics commands, in bytes
+/// (TCP 1.1 §3.3.2.1).
+pub const ADMIN_IN_CAPSULE_DATA: usize = 8192;
+
+/// Most R2Ts per command that [`Config::max_r2t`] can ask for.
+pub const MAX_R2T_LIMIT: u16 = 256;
+
+/// Bytes of the header of a command capsule.
+const CAPSULE_HEADER: u64 = 72;
+
+/// What a connection asks for and how large it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Entries of the submission queue, 2 to 65,535; one fewer commands can be in flight.
+    pub entries: u16,
+    /// The admin queue takes 8,192 bytes of data in a capsule from the start; an I/O queue only
+    /// for fabrics commands, until [`Connection::set_in_capsule_data`].
+    pub admin: bool,
+    /// Ask for CRC32C digests of headers.
+    pub header_digest: bool,
+    /// Ask for CRC32C digests of data.
+    pub data_digest: bool,
+    /// R2Ts that one command may have outstanding, 1 to [`MAX_R2T_LIMIT`].
+    pub max_r2t: u16,
+    /// Alignment of received data in dwords less one (HPDA), 0 to 31.
+    pub hpda: u8,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            entries: 128,
+            admin: false,
+            header_digest: false,
+            data_digest: false,
+            max_r2t: 1,
+            hpda: 0,
+        }
+    }
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// ICReq has been prepared or sent, ICResp has not come.
+    SettingUp,
+    /// Commands flow.
+    Ready,
+    /// It is over. What [`Connection::gather`] still shows is a termination request.
+    Failed,
+}
+
+/// The host's end of one NVMe/TCP connection, which is one queue pair.
+#[derive(Debug)]
+pub struct Connection {
+    state: State,
+    deadline: Instant,
+    asked: DigestFlags,
+    agreed: Agreed,
+    max_r2t: u16,
+    in_capsule_data: u32,
+    slots: Slots,
+    tx: Tx,
+    rx: Rx,
+    draining: Vec<u16>,
+    /// The header that broke the protocol: at most 128 bytes, and how many.
+    offender: ([u8; 128], u8),
+}
+
+impl Connection {
+    /// A connection with ICReq ready to be sent. Values out of range are moved into it.
+    ///
+    /// `deadline` is when [`Connection::expired`] begins to be true unless set-up is done.
+    #[must_use]
+    pub fn new(config: Config, deadline: Instant) -> Self {
+        let capacity = config.entries.clamp(2, u16::MAX) - 1;
+        let max_r2t = config.max_r2t.clamp(1, MAX_R2T_LIMIT);
+        let hpda = config.hpda.min(PDA_MAX);
+        let mut asked = DigestFlags::empty();
+        asked.set(DigestFlags::HEADER, config.header_digest);
+        asked.set(DigestFlags::DATA, config.data_digest);
+        let mut tx = Tx::new();
+        tx.push_plain(&[IcReq::new(hpda, asked, u32::from(max_r2t) - 1).as_bytes()]);
+        Self {
+            state: State::SettingUp,
+            deadline,
+            asked,
+            // Replaced by what ICResp says; until then only the alignment matters.
+            agreed: Agreed {
+                header_digest: false,
+                data_digest: false,
+                send_align: 4,
+                receive_align: check::alignment(hpda),
+                max_h2c_data: MAXH2CDATA_MIN,
+            },
+            max_r2t,
+            in_capsule_data: if config.admin { ADMIN_IN_CAPSULE_DATA as u32 } else { 0 },
+            slots: Slots::new(capacity, max_r2t),
+            tx,
+            rx: Rx::new(),
+            draining: Vec::with_capacity(usize::from(capacity)),
+            offender: ([0; 128], 0),
+        }
+    }
+
+    /// Where the connection is in its life.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Commands that can be in flight at once.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// Commands in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.slots.in_use()
+    }
+
+    /// When set-up must be done; `None` once it is, or has failed.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        (self.state == State::SettingUp).then_some(self.deadline)
+    }
+
+    /// Whether set-up has taken longer than allowed.
+    #[must_use]
+    pub fn expired(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|deadline| now >= deadline)
+    }
+
+    /// Sets how much write data may go inside a command capsule, in bytes (IOCCSZ × 16 − 64). Fabrics
+    /// commands, and all commands of an admin queue, may always have 8,192.
+    pub fn set_in_capsule_data(&mut self, bytes: usize) {
+        self.in_capsule_data = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+
+    /// Takes a command. Writes its identifier and data pointer; it is sent by [`Connection::gather`].
+    ///
+    /// # Errors
+    /// [`Rejected`] with the data: no slot free, not ready, or more data than a 32-bit length says.
+    pub fn submit(&mut self, mut sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
+        if self.state != State::Ready {
+            return Err(Rejected { reason: RejectReason::NotReady, data });
+        }
+        let Ok(len) = u32::try_from(data.len()) else {
+            return Err(Rejected { reason: RejectReason::TooLarge, data });
+        };
+        if self.slots.is_full() {
+            return Err(Rejected { reason: RejectReason::Full, data });
+        }
+        let limit = if sqe.opcode == FABRICS_OPCODE {
+            self.in_capsule_data.max(ADMIN_IN_CAPSULE_DATA as u32)
+        } else {
+            self.in_capsule_data
+        };
+        let in_capsule = matches!(data, Data::Write(_)) && len > 0 && len <= limit;
+        tx::set_data_pointer(&mut sqe, len, in_capsule);
+        if let Some(index) = self.slots.take(sqe, data, tag, len) {
+            self.slots.get_mut(index).in_capsule = in_capsule;
+            self.slots.queue_send(index);
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to send.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.tx.is_empty() || self.slots.has_sends()
+    }
+
+    /// Shows what is to be sent next, front first; returns how many slices of `out` were filled.
+    /// `out` should have room for at least 3 slices.
+    pub fn gather<'a>(&'a mut self, out: &mut [IoSlice<'a>]) -> usize {
+        if self.state == State::Ready {
+            self.tx.stage(&mut self.slots, &self.agreed);
+        }
+        self.tx.gather(&self.slots, out)
+    }
+
+    /// Takes note that the first `n` bytes that [`Connection::gather`] showed have been sent.
+    pub fn advance(&mut self, n: usize) {
+        self.tx.advance(n);
+    }
+
+    /// Completes commands that were answered before all of their data had been sent, once it has
+    /// been. To be called after [`Connection::advance`].
+    pub fn reap(&mut self, sink: &mut dyn Sink) {
+        if self.draining.is_empty() {
+            return;
+        }
+        let sent = self.tx.sent();
+        let mut i = 0;
+        while let Some(&index) = self.draining.get(i) {
+            let slot = self.slots.get(index);
+            if slot.queued || slot.tx_end > sent {
+                i += 1;
+                continue;
+            }
+            self.draining.swap_remove(i);
+            let cqe = slot.answer;
+            complete(&mut self.slots, index, cqe, sink);
+        }
+    }
+
+    /// Where the next bytes received belong: first the one slice (a request's buffer; may be empty),
+    /// then the other. Both are empty once the connection has failed.
+    pub fn read_targets(&mut self) -> (&mut [u8], &mut [u8]) {
+        if self.state == State::Failed {
+            return (&mut [], &mut []);
+        }
+        self.rx.targets(&mut self.slots)
+    }
+
+    /// Takes note that `n` bytes have been put where [`Connection::read_targets`] said, and acts on
+    /// them.
+    ///
+    /// # Errors
+    /// [`ProtocolError`]: the connection is over; go on with [`Connection::terminate`].
+    pub fn received(&mut self, n: usize, sink: &mut dyn Sink) -> Result<(), ProtocolError> {
+        if self.state == State::Failed {
+            return Ok(());
+        }
+        self.rx.filled(n, &self.slots);
+        while self.step(sink)? {}
+        self.rx.compact();
+        Ok(())
+    }
+
+    /// Ends the connection: nothing more is taken, no command is sent, and unless the controller
+    /// ended it itself a termination request is ready to be sent (TCP 1.1 §3.6.2.4).
+    ///
+    /// The PDU that is being sent is finished first, so that the controller can make out the next.
+    pub fn terminate(&mut self, error: &ProtocolError) {
+        self.state = State::Failed;
+        self.tx.drop_unsent();
+        if let Some((fes, fei)) = error.fatal_error() {
+            let (header, len) = &self.offender;
+            let copy = header.get(..usize::from(*len)).unwrap_or_default();
+            let request = TermReq::new(PduType::H2C_TERM_REQ, fes, fei, *len);
+            self.tx.push_plain(&[request.as_bytes(), copy]);
+        }
+    }
+
+    /// Ends the connection and completes every command in flight as aborted by the host
+    /// (NVMe 2.1 §4.2.3.4, SCT 3h SC 71h). No buffer is held after this.
+    pub fn abort(&mut self, sink: &mut dyn Sink) {
+        self.state = State::Failed;
+        self.tx.clear();
+        while self.slots.next_send().is_some() {}
+        self.draining.clear();
+        for index in 0..self.slots.capacity() as u16 {
+            let slot = self.slots.get(index);
+            if slot.phase != Phase::Free {
+                let cqe = Cqe::new(slot.sqe.cid.get(), Status::ABORTED_BY_HOST, 0);
+                complete(&mut self.slots, index, cqe, sink);
+            }
+        }
+    }
+
+    /// Acts on the next piece of what has been received; false when more bytes are needed.
+    fn step(&mut self, sink: &mut dyn Sink) -> Result<bool, ProtocolError> {
+        match self.rx.expect {
+            Expect::Header => self.header(sink),
+            Expect::Payload(payload) => {
+                let payload = self.rx.copy(payload, &mut self.slots);
+                if payload.left > 0 {
+                    return Ok(false);
+                }
+                if self.agreed.data_digest {
+                    self.rx.expect = Expect::DataDigest(payload);
+                } else {
+                    self.end_of_data(payload, sink);
+                }
+                Ok(true)
+            }
+            Expect::DataDigest(payload) => {
+                let Some(right) = self.rx.take_digest() else { return Ok(false) };
+                if !right {
+                    self.slots.get_mut(payload.slot).damaged = true;
+                }
+                self.end_of_data(payload, sink);
+                Ok(true)
+            }
+        }
+    }
+
+    fn header(&mut self, sink: &mut dyn Sink) -> Result<bool, ProtocolError> {
+        let Ok((common, _)) = CommonHeader::read_from_prefix(self.rx.pending()) else {
+            return Ok(false);
+        };
+        let framed = match self.state {
+            State::SettingUp => check::frame_in_setup(&common),
+            _ => check::frame(&common, &self.agreed),
+        };
+        let result = match framed {
+            Ok(need) if self.rx.pending().len() < need => return Ok(false),
+            Ok(need) => self.pdu(&common, need, sink),
+            Err(error) => Err(error),
+        };
+        result.inspect_err(|_| self.remember_offender(&common)).map(|()| true)
+    }
+
+    /// Keeps a copy of the header that broke the protocol, for the termination request.
+    #[cold]
+    fn remember_offender(&mut self, common: &CommonHeader) {
+        let (copy, len) = &mut self.offender;
+        let want = common.pdu_type.header_len().map_or(size_of::<CommonHeader>(), usize::from);
+        let pending = self.rx.pending();
+        let n = want.min(pending.len()).min(copy.len());
+        if let (Some(to), Some(from)) = (copy.get_mut(..n), pending.get(..n)) {
+            to.copy_from_slice(from);
+            *len = n as u8;
+        }
+    }
+
+    /// A PDU of which `need` bytes, the part without data, are present. Consumes them if it is right.
+    fn pdu(
+        &mut self,
+        common: &CommonHeader,
+        need: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<(), ProtocolError> {
+        let unit = self.rx.pending().get(..need).unwrap_or_default();
+        check::header_digest(common, unit, &self.agreed)?;
+        match common.pdu_type {
+            PduType::CAPSULE_RESP => {
+                if let Ok((resp, _)) = CapsuleResp::read_from_prefix(unit) {
+                    self.response(resp.cqe, sink)?;
+                }
+            }
+            PduType::C2H_DATA => {
+                if let Ok((data, _)) = DataHeader::read_from_prefix(unit) {
+                    let payload = self.c2h_data(&data)?;
+                    self.rx.begin(payload, self.agreed.data_digest);
+                }
+            }
+            PduType::R2T => {
+                if let Ok((r2t, _)) = R2t::read_from_prefix(unit) {
+                    self.r2t(&r2t)?;
+                }
+            }
+            PduType::IC_RESP => {
+                self.agreed = check::ic_resp(unit, self.asked, self.agreed.receive_align)?;
+                self.state = State::Ready;
+            }
+            PduType::C2H_TERM_REQ => {
+                let (fes, fei) = TermReq::read_from_prefix(unit)
+                    .map_or((0, 0), |(t, _)| (t.fes.get(), t.fei.get()));
+                return Err(ProtocolError::Terminated { fes: fes.into(), fei });
+            }
+            other => return Err(ProtocolError::UnknownPdu(other)),
+        }
+        self.rx.consume(need);
+        Ok(())
+    }
+
+    /// The slot of a command that the controller has been sent.
+    fn command(&self, pdu: PduType, cid: u16) -> Result<u16, ProtocolError> {
+        let index =
+            self.slots.find(cid).map_err(|why| ProtocolError::UnknownCommand { pdu, cid, why })?;
+        let slot = self.slots.get(index);
+        let header_len = CAPSULE_HEADER + self.agreed.header_digest_len() as u64;
+        if slot.phase == Phase::Submitted || self.tx.sent() < slot.tx_begin + header_len {
+            let why = "the command has not been sent yet";
+            return Err(ProtocolError::Sequence { pdu, cid, why });
+        }
+        Ok(index)
+    }
+
+    fn response(&mut self, cqe: Cqe, sink: &mut dyn Sink) -> Result<(), ProtocolError> {
+        let (pdu, cid) = (PduType::CAPSULE_RESP, cqe.cid.get());
+        let index = self.command(pdu, cid)?;
+        let slot = self.slots.get_mut(index);
+        let mut cqe = cqe;
+        if cqe.status().is_success() {
+            let expected = slot.len;
+            match slot.data {
+                Data::Read(_) if slot.received < expected => {
+                    let moved = slot.received;
+                    return Err(ProtocolError::ShortRead { pdu, cid, moved, expected });
+                }
+                Data::Write(_) if slot.written < expected => {
+                    return Err(ProtocolError::ShortWrite { cid, moved: slot.written, expected });
+                }
+                _ => {}
+            }
+            if slot.damaged {
+                cqe.set_status(Status::DATA_TRANSFER_ERROR, false);
+            }
+        }
+        if slot.queued || slot.tx_end > self.tx.sent() {
+            slot.phase = Phase::Draining;
+            slot.answer = cqe;
+            self.draining.push(index);
+        } else {
+            complete(&mut self.slots, index, cqe, sink);
+        }
+        Ok(())
+    }
+
+    fn c2h_data(&mut self, data: &DataHeader) -> Result<Payload, ProtocolError> {
+        check::c2h_data(data, &self.agreed)?;
+        let (pdu, cid) = (PduType::C2H_DATA, data.cccid.get());
+        let index = self.command(pdu, cid)?;
+        let slot = self.slots.get_mut(index);
+        let (offset, len, limit) = (data.datao.get(), data.datal.get(), slot.len);
+        match slot.data {
+            Data::Read(_) => {}
+            Data::Write(_) => {
+                let why = "data for a command that writes";
+                return Err(ProtocolError::WrongCommand { pdu, cid, why });
+            }
+            Data::None => {
+                let why = "data for a command without data";
+                return Err(ProtocolError::WrongCommand { pdu, cid, why });
+            }
+        }
+        if slot.last_seen {
+            let why = "data after the last data PDU";
+            return Err(ProtocolError::Sequence { pdu, cid, why });
+        }
+        if u64::from(offset) + u64::from(len) > u64::from(limit) {
+            return Err(ProtocolError::OutOfRange { pdu, cid, offset, len, limit });
+        }
+        if offset != slot.received {
+            return Err(ProtocolError::OutOfOrder { pdu, cid, offset, expected: slot.received });
+        }
+        let success = data.header.flags.contains(PduFlags::SUCCESS);
+        let end = offset + len;
+        if success && end < limit {
+            return Err(ProtocolError::ShortRead { pdu, cid, moved: end, expected: limit });
+        }
+        slot.received = end;
+        slot.last_seen = data.header.flags.contains(PduFlags::LAST_PDU);
+        Ok(Payload { slot: index, at: offset, left: len, success })
+    }
+
+    /// The data of a C2HData PDU is complete; with SUCCESS so is its command (TCP 1.1 §3.6.2.9).
+    fn end_of_data(&mut self, payload: Payload, sink: &mut dyn Sink) {
+        self.rx.expect = Expect::Header;
+        if payload.success {
+            let slot = self.slots.get(payload.slot);
+            let status = if slot.damaged { Status::DATA_TRANSFER_ERROR } else { Status::SUCCESS };
+            let cqe = Cqe::new(slot.sqe.cid.get(), status, 0);
+            complete(&mut self.slots, payload.slot, cqe, sink);
+        }
+    }
+
+    fn r2t(&mut self, r2t: &R2t) -> Result<(), ProtocolError> {
+        let (pdu, cid) = (PduType::R2T, r2t.cccid.get());
+        let index = self.command(pdu, cid)?;
+        let slot = self.slots.get_mut(index);
+        if !matches!(slot.data, Data::Write(_)) {
+            let why = "the command does not write";
+            return Err(ProtocolError::WrongCommand { pdu, cid, why });
+        }
+        check::r2t(r2t, slot.len, slot.requested)?;
+        let (offset, left) = (r2t.r2to.get(), r2t.r2tl.get());
+        slot.requested = offset + left;
+        if !self.slots.push_grant(index, Grant { offset, left, ttag: r2t.ttag.get() }) {
+            return Err(ProtocolError::R2tLimit { cid, limit: self.max_r2t });
+        }
+        self.slots.queue_send(index);
+        Ok(())
+    }
+}
+
+/// Gives a command back to its owner.
+fn complete(slots: &mut Slots, index: u16, cqe: Cqe, sink: &mut dyn Sink) {
+    let (tag, data) = slots.release(index);
+    sink.complete(Completion { tag, cqe, data });
+}

@@ -1,0 +1,172 @@
+//! The receiving side: headers are gathered in a staging buffer, payload goes to the request's own
+//! buffer, directly where it is large and by one copy where it came along with other PDUs.
+
+use nvme_core::transport::Data;
+
+use super::digest::Running;
+use super::slots::Slots;
+
+/// Most bytes that one read takes into the staging buffer.
+pub(crate) const STAGE: usize = 64 * 1024;
+
+/// Payload of this size is worth a read of its own: a system call costs about as much as copying it.
+const DIRECT: u32 = 16 * 1024;
+
+/// Bytes taken into the staging buffer while payload is large, so that little of it is copied.
+const STAGE_BESIDE_DIRECT: usize = 4 * 1024;
+
+/// What the next byte belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// A PDU header, with its digest and the padding before the data.
+    Header,
+    /// Data of a C2HData PDU.
+    Payload(Payload),
+    /// The digest behind the data.
+    DataDigest(Payload),
+}
+
+/// A C2HData PDU whose header was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Payload {
+    /// The command.
+    pub(crate) slot: u16,
+    /// Where the next byte belongs in the command's data.
+    pub(crate) at: u32,
+    /// Bytes still to come.
+    pub(crate) left: u32,
+    /// This PDU ends the command; no response follows.
+    pub(crate) success: bool,
+}
+
+/// Staging buffer and position in the stream.
+#[derive(Debug)]
+pub(crate) struct Rx {
+    pub(crate) expect: Expect,
+    stage: Box<[u8]>,
+    /// Bytes in the staging buffer.
+    have: usize,
+    /// Bytes of those that are done with.
+    pos: usize,
+    /// Length of the data in the last C2HData PDU: what to expect of the next.
+    last_len: u32,
+    digest: Running,
+    digesting: bool,
+}
+
+impl Rx {
+    pub(crate) fn new() -> Self {
+        Self {
+            expect: Expect::Header,
+            stage: vec![0; STAGE].into(),
+            have: 0,
+            pos: 0,
+            last_len: 0,
+            digest: Running::new(),
+            digesting: false,
+        }
+    }
+
+    /// Where the next bytes of the stream go, first the one, then the other.
+    pub(crate) fn targets<'a>(&'a mut self, slots: &'a mut Slots) -> (&'a mut [u8], &'a mut [u8]) {
+        let direct = match self.expect {
+            Expect::Payload(p) => range_mut(&mut slots.get_mut(p.slot).data, p.at, p.left),
+            Expect::Header | Expect::DataDigest(_) => &mut [],
+        };
+        let room = self.stage.get_mut(self.have..).unwrap_or_default();
+        let window = if self.last_len >= DIRECT { STAGE_BESIDE_DIRECT } else { STAGE };
+        let window = window.min(room.len());
+        (direct, &mut room[..window])
+    }
+
+    /// Takes note that `n` bytes have been put where [`Rx::targets`] said.
+    pub(crate) fn filled(&mut self, n: usize, slots: &Slots) {
+        let mut n = n;
+        if let Expect::Payload(p) = &mut self.expect {
+            let direct = n.min(p.left as usize);
+            if self.digesting {
+                self.digest.update(range(&slots.get(p.slot).data, p.at, direct as u32));
+            }
+            p.at += direct as u32;
+            p.left -= direct as u32;
+            n -= direct;
+        }
+        self.have = (self.have + n).min(self.stage.len());
+    }
+
+    /// The bytes that have not been looked at.
+    pub(crate) fn pending(&self) -> &[u8] {
+        self.stage.get(self.pos..self.have).unwrap_or_default()
+    }
+
+    /// Marks `n` bytes as done.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.pos = (self.pos + n).min(self.have);
+    }
+
+    /// Moves the incomplete rest to the front.
+    pub(crate) fn compact(&mut self) {
+        if self.pos > 0 {
+            self.stage.copy_within(self.pos..self.have, 0);
+            self.have -= self.pos;
+            self.pos = 0;
+        }
+    }
+
+    /// Begins the data of a PDU.
+    pub(crate) fn begin(&mut self, payload: Payload, digest: bool) {
+        self.last_len = payload.left;
+        self.digesting = digest;
+        if digest {
+            self.digest.restart();
+        }
+        self.expect = Expect::Payload(payload);
+    }
+
+    /// Copies payload that lies in the staging buffer to where it belongs; the payload's state after.
+    pub(crate) fn copy(&mut self, mut payload: Payload, slots: &mut Slots) -> Payload {
+        let pending = self.stage.get(self.pos..self.have).unwrap_or_default();
+        let n = pending.len().min(payload.left as usize);
+        if let Some(bytes) = pending.get(..n)
+            && n > 0
+        {
+            let to = range_mut(&mut slots.get_mut(payload.slot).data, payload.at, n as u32);
+            if to.len() == n {
+                to.copy_from_slice(bytes);
+            }
+            if self.digesting {
+                self.digest.update(bytes);
+            }
+            self.pos += n;
+            payload.at += n as u32;
+            payload.left -= n as u32;
+        }
+        self.expect = Expect::Payload(payload);
+        payload
+    }
+
+    /// Takes the data digest from the stream, once it is there: whether it is right.
+    pub(crate) fn take_digest(&mut self) -> Option<bool> {
+        let received = u32::from_le_bytes(*self.pending().first_chunk()?);
+        self.consume(size_of::<u32>());
+        Some(received == self.digest.value())
+    }
+}
+
+fn range(data: &Data, at: u32, len: u32) -> &[u8] {
+    match data {
+        Data::Read(buffer) => {
+            buffer.as_slice().get(at as usize..(at + len) as usize).unwrap_or_default()
+        }
+        Data::None | Data::Write(_) => &[],
+    }
+}
+
+fn range_mut(data: &mut Data, at: u32, len: u32) -> &mut [u8] {
+    match data {
+        Data::Read(buffer) => {
+            buffer.as_mut_slice().get_mut(at as usize..(at + len) as usize).unwrap_or_default()
+        }
+        Data::None | Data::Write(_) => &mut [],
+    }
+}
