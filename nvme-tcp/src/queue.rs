@@ -1,0 +1,244 @@
+//! A queue: a [`Connection`] on a [`Stream`].
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
+
+use nvme_core::spec::Sqe;
+use nvme_core::time::{Duration, Instant};
+use nvme_core::transport::{
+    Data, Queue, QueueSetup, QueueStatus, RejectReason, Rejected, Sink, Tag, TransportError,
+};
+
+use crate::conn::{Config, Connection, ProtocolError, State};
+use crate::stream::Stream;
+
+/// Slices in one write: 31 commands with data, or any number without.
+const SLICES: usize = 64;
+
+/// Reads in one poll.
+const READ_BUDGET: usize = 64;
+
+/// Bytes taken in one poll, after which completions are handed out.
+const BYTE_BUDGET: usize = 2 << 20;
+
+/// One submission and completion queue pair over one stream.
+#[derive(Debug)]
+pub struct TcpQueue<S: Stream> {
+    stream: S,
+    conn: Connection,
+    open_timeout: Duration,
+    open: bool,
+    /// The stream takes no more until it says so; tried again by the next poll.
+    blocked: bool,
+    write_error: Option<io::Error>,
+    pending: bool,
+    failure: Option<TransportError>,
+}
+
+/// Why a poll ends the queue.
+enum End {
+    /// The peer broke the protocol.
+    Protocol(ProtocolError),
+    /// Anything else.
+    Transport(TransportError),
+}
+
+impl<S: Stream> TcpQueue<S> {
+    /// A queue on `stream`, to be [`QueueStatus::Ready`] within `open_timeout` from `now`.
+    pub fn new(stream: S, config: Config, open_timeout: Duration, now: Instant) -> Self {
+        Self {
+            stream,
+            conn: Connection::new(config, now + open_timeout),
+            open_timeout,
+            open: false,
+            blocked: false,
+            write_error: None,
+            // The first poll is not waited for: it starts the connection.
+            pending: true,
+            failure: None,
+        }
+    }
+
+    /// Sends until nothing is left or the stream takes no more.
+    fn send(&mut self) {
+        if !self.open || self.blocked || self.write_error.is_some() {
+            return;
+        }
+        while self.conn.has_output() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let used = self.conn.gather(&mut slices);
+            let Some(slices) = slices.get(..used).filter(|s| !s.is_empty()) else { return };
+            match self.stream.write(slices) {
+                Ok(0) => {
+                    self.write_error = Some(io::ErrorKind::WriteZero.into());
+                    return;
+                }
+                Ok(n) => self.conn.advance(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.write_error = Some(e);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Receives until the stream is empty or the budget is used up.
+    fn receive(&mut self, sink: &mut dyn Sink) -> Result<(), End> {
+        let mut bytes = 0;
+        for _ in 0..READ_BUDGET {
+            let (direct, staged) = self.conn.read_targets();
+            let want = direct.len() + staged.len();
+            let result = if direct.is_empty() {
+                self.stream.read(&mut [IoSliceMut::new(staged)])
+            } else {
+                self.stream.read(&mut [IoSliceMut::new(direct), IoSliceMut::new(staged)])
+            };
+            match result {
+                Ok(0) => return Err(self.lost("closed by the peer")),
+                Ok(n) => {
+                    self.conn.received(n, sink).map_err(End::Protocol)?;
+                    bytes += n;
+                    // A short read has emptied the stream, as far as data goes. An end of stream
+                    // behind it raises no second event, so the caller has to come back for it.
+                    if (n < want && self.write_error.is_none()) || bytes >= BYTE_BUDGET {
+                        self.pending = true;
+                        return Ok(());
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.pending = false;
+                    return match self.write_error.take() {
+                        // Whatever the peer had to say has been read.
+                        Some(e) => Err(self.lost(&e.to_string())),
+                        None => Ok(()),
+                    };
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.lost(&e.to_string())),
+            }
+        }
+        self.pending = true;
+        Ok(())
+    }
+
+    #[cold]
+    fn lost(&self, reason: &str) -> End {
+        let doing = if self.conn.state() == State::SettingUp { " before ICResp" } else { "" };
+        End::Transport(TransportError::Lost {
+            address: self.stream.address().to_owned(),
+            reason: format!("{reason}{doing}"),
+        })
+    }
+
+    /// Goes on connecting; false while that takes time.
+    fn open(&mut self, now: Instant) -> Result<bool, End> {
+        if !self.open && self.stream.poll_open().map_err(End::Transport)? {
+            self.open = true;
+        }
+        if self.conn.expired(now) {
+            return Err(End::Transport(TransportError::Timeout {
+                address: self.stream.address().to_owned(),
+                what: if self.open { "the answer to ICReq" } else { "connecting" },
+                limit: self.open_timeout,
+            }));
+        }
+        if !self.open {
+            self.pending = false;
+        }
+        Ok(self.open)
+    }
+
+    fn progress(&mut self, now: Instant, sink: &mut dyn Sink) -> Result<(), End> {
+        if self.stream.is_cut() {
+            let address = self.stream.address().to_owned();
+            return Err(End::Transport(TransportError::Closed { address }));
+        }
+        if self.conn.state() == State::SettingUp && !self.open(now)? {
+            return Ok(());
+        }
+        self.blocked = false;
+        self.send();
+        self.receive(sink)?;
+        self.send();
+        self.conn.reap(sink);
+        Ok(())
+    }
+
+    /// Completes everything and remembers why.
+    #[cold]
+    fn fail(&mut self, end: End, sink: &mut dyn Sink) -> TransportError {
+        let error = match end {
+            End::Transport(error) => error,
+            End::Protocol(error) => {
+                // One try: a peer that breaks the protocol is not waited for.
+                self.conn.terminate(&error);
+                self.blocked = false;
+                self.send();
+                let address = self.stream.address().to_owned();
+                TransportError::Protocol { address, reason: error.to_string() }
+            }
+        };
+        self.stream.cut();
+        self.conn.abort(sink);
+        self.pending = false;
+        self.failure = Some(error.clone());
+        error
+    }
+}
+
+impl<S: Stream> Queue for TcpQueue<S> {
+    fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
+        if self.failure.is_some() {
+            return Err(Rejected { reason: RejectReason::NotReady, data });
+        }
+        self.conn.submit(sqe, data, tag)
+    }
+
+    fn flush(&mut self) {
+        self.send();
+    }
+
+    fn poll(&mut self, now: Instant, sink: &mut dyn Sink) -> QueueStatus {
+        if let Some(error) = &self.failure {
+            return QueueStatus::Failed(error.clone());
+        }
+        match self.progress(now, sink) {
+            Ok(()) if self.conn.state() == State::Ready => QueueStatus::Ready,
+            Ok(()) => QueueStatus::Opening,
+            Err(end) => QueueStatus::Failed(self.fail(end, sink)),
+        }
+    }
+
+    fn has_pending_work(&self) -> bool {
+        self.pending || self.write_error.is_some()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.stream.fd()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.conn.deadline()
+    }
+
+    fn setup(&self) -> QueueSetup {
+        QueueSetup::Connect
+    }
+
+    fn capacity(&self) -> usize {
+        self.conn.capacity()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.conn.in_flight()
+    }
+
+    fn set_in_capsule_data(&mut self, bytes: usize) {
+        self.conn.set_in_capsule_data(bytes);
+    }
+}
