@@ -70,7 +70,9 @@ fn block_size_comes_from_the_format_in_use() {
     // Bits 6:5 count only where there are more than 16 formats.
     ns.flbas = 0x21;
     assert_eq!(ns.format_index(), 1);
-    ns.nlbaf = 63;
+    ns.nlbaf = 15;
+    assert_eq!(ns.format_index(), 1);
+    ns.nlbaf = 16;
     assert_eq!(ns.format_index(), 17);
     ns.lbaf[17].lbads = 13;
     assert_eq!(ns.block_size(), Ok(8192));

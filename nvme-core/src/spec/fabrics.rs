@@ -16,18 +16,20 @@ pub const CNTLID_DYNAMIC: u16 = 0xffff;
 
 /// Offsets of the controller properties, the registers' offsets of a memory based controller (NVMe 2.1 §3.1.4).
 pub mod property {
+    use crate::spec::registers::offset;
+
     /// Controller Capabilities, 8 bytes.
-    pub const CAP: u32 = 0x00;
+    pub const CAP: u32 = offset::CAP as u32;
     /// Version, 4 bytes.
-    pub const VS: u32 = 0x08;
+    pub const VS: u32 = offset::VS as u32;
     /// Controller Configuration, 4 bytes.
-    pub const CC: u32 = 0x14;
+    pub const CC: u32 = offset::CC as u32;
     /// Controller Status, 4 bytes.
-    pub const CSTS: u32 = 0x1c;
+    pub const CSTS: u32 = offset::CSTS as u32;
     /// NVM Subsystem Reset, 4 bytes.
-    pub const NSSR: u32 = 0x20;
+    pub const NSSR: u32 = offset::NSSR as u32;
     /// Controller Ready Timeouts, 4 bytes.
-    pub const CRTO: u32 = 0x68;
+    pub const CRTO: u32 = offset::CRTO as u32;
 }
 
 /// Size of a property: the ATTRIB field of Property Get and Set (NVMe 2.1 §6.6, §6.7).
