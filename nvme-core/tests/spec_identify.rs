@@ -74,6 +74,8 @@ fn block_size_comes_from_the_format_in_use() {
     assert_eq!(ns.format_index(), 1);
     ns.nlbaf = 16;
     assert_eq!(ns.format_index(), 17);
+    assert!(ns.format().is_err(), "the 18th of 17 formats");
+    ns.nlbaf = 17;
     ns.lbaf[17].lbads = 13;
     assert_eq!(ns.block_size(), Ok(8192));
 }
