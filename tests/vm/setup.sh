@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Prepares a Debian machine for the virtual-machine tests: the packages the harness uses, and the guest's kernel
-# package in the harness's cache, so that the tests themselves need neither root nor a network.
-# Safe to run again; when everything is there it changes nothing.
+# Prepares a Debian machine for the virtual-machine tests: the packages the harness uses, and the
+# guest's kernel package in the harness's cache, so that the tests themselves need neither root nor
+# a network. Safe to run again; when everything is there it changes nothing.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${NVME_VM_CACHE:-$(cd "$here/../.." && pwd)/target/vm-cache}
 kernel_meta=linux-image-6.12-amd64
 
-# Package and the file of it that is used. Keep in step with src/prereq.rs, which names the same packages.
+# Package and the file of it that is used. Keep in step with src/prereq.rs, which names the same
+# packages.
 needed=(
     qemu-system-x86:/usr/bin/qemu-system-x86_64
     busybox-static:/bin/busybox
@@ -26,12 +27,16 @@ needed=(
     gcc:/usr/bin/gcc
 )
 
+# The plain `busybox` package owns the same path, so the file alone says nothing.
+have_static_busybox() {
+    dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q ' installed$'
+}
+
 missing=()
 for entry in "${needed[@]}"; do
-    # The plain `busybox` package owns the same path as `busybox-static`, so ask dpkg and not only the file system.
-    if [[ ! -e ${entry#*:} ]] ||
-        { [[ $entry == busybox-static:* ]] && ! dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q ' installed$'; }; then
-        missing+=("${entry%%:*}")
+    package=${entry%%:*}
+    if [[ ! -e ${entry#*:} ]] || { [[ $package == busybox-static ]] && ! have_static_busybox; }; then
+        missing+=("$package")
     fi
 done
 
@@ -52,9 +57,14 @@ shopt -s nullglob
 # What counts is a package file of the right series; the harness takes the newest one.
 have=("$cache"/debs/linux-image-6.12*_amd64.deb)
 if ((${#have[@]} == 0)); then
-    resolve() { apt-cache depends "$kernel_meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-6\.12.*\)$/\1/p' | head -n 1 || true; }
+    # The package of the newest point release; nothing when apt does not know it.
+    resolve() {
+        apt-cache depends "$kernel_meta" 2>/dev/null |
+            sed -n 's/^ *Depends: \(linux-image-6\.12.*\)$/\1/p' | head -n 1 || true
+    }
     package=$(resolve)
-    # apt-get download looks at the package lists; without any (a fresh container) they must be had first.
+    # apt-get download looks at the package lists; without any (a fresh container) they must be had
+    # first.
     if [[ -z $package ]] || ! apt-get download --print-uris "$package" >/dev/null 2>&1; then
         if ((EUID != 0)); then
             echo "no package lists for $kernel_meta; run as root: apt-get update" >&2

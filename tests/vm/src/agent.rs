@@ -15,7 +15,8 @@ const REPLY_LIMIT: u64 = 8 << 20;
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[must_use]
 pub struct Output {
-    /// The exit status; 128 + the number of the signal that ended the script; -1 when its time ran out.
+    /// The exit status; 128 + the number of the signal that ended the script; -1 when its time ran
+    /// out.
     pub code: i32,
     /// Standard output and standard error in the order they were written, cut at 4 MiB.
     pub text: String,

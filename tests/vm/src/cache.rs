@@ -1,7 +1,7 @@
 //! The directory of things made once: the kernel package, the unpacked kernel, the guest's image.
 //!
-//! Every entry is made aside under a temporary name and renamed into place, so an entry that exists is whole. One
-//! process makes at a time.
+//! Every entry is made aside under a temporary name and renamed into place, so an entry that exists
+//! is whole. One process makes at a time.
 
 use std::env;
 use std::fs::{self, File};

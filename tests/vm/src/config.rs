@@ -37,8 +37,8 @@ pub(crate) fn uuid_text(uuid: [u8; 16]) -> String {
     text
 }
 
-/// The guest's machine and the pristine state of its target. The default is what [`Guest::shared`](crate::Guest::shared)
-/// boots.
+/// The guest's machine and the pristine state of its target. The default is what
+/// [`Guest::shared`](crate::Guest::shared) boots.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Emulated processors. Default 1, which boots fastest.
@@ -49,7 +49,8 @@ pub struct Config {
     pub ports: u16,
     /// ANA groups of every port, numbered from 1. Default 2.
     pub groups: u32,
-    /// The namespaces. Default: nsid 1, 512-byte blocks, group 1; nsid 2, 4096-byte blocks, group 2; 128 MiB each.
+    /// The namespaces. Default: nsid 1, 512-byte blocks, group 1; nsid 2, 4096-byte blocks, group
+    /// 2; 128 MiB each.
     pub namespaces: Vec<Namespace>,
     /// Kernel parameters besides the harness's own, such as `intel_iommu=on`.
     pub kernel_parameters: String,

@@ -5,7 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// An error of the harness. Its `Debug` text is its `Display` text, so that a test that unwraps it shows the latter.
+/// An error of the harness. Its `Debug` text is its `Display` text, so that a test that unwraps it
+/// shows the latter.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,7 +22,8 @@ pub enum Error {
     },
     /// There is no kernel package in the cache and apt could not give one.
     #[error(
-        "the virtual-machine tests need the Debian package linux-image-6.12-amd64 (it is unpacked, not installed) and \
+        "the virtual-machine tests need the Debian package linux-image-6.12-amd64 \
+         (it is unpacked, not installed) and \
          could not download it: {why}\n\
          run tests/vm/setup.sh as root, or put the package's .deb into {}",
         debs.display()

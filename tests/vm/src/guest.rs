@@ -21,13 +21,16 @@ const SCRIPT: Duration = Duration::from_secs(60);
 /// How much longer than the agent the host waits.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// Brings a script the functions of `guest/*.sh`.
+pub(crate) const LIBRARIES: &str = ". /etc/target.sh; . /etc/linux.sh\n";
+
 /// The name of the target's subsystem.
 pub const SUBNQN: &str = "nqn.2014-08.com.example:nvme-host:guest";
 /// The serial number of the target's subsystem.
 pub const SERIAL: &str = "NVMEHOSTGUEST";
 
-/// A virtual machine with Linux's NVMe/TCP target (and its host) inside. Usable from several threads at once; dropping
-/// it ends QEMU.
+/// A virtual machine with Linux's NVMe/TCP target (and its host) inside. Usable from several
+/// threads at once; dropping it ends QEMU.
 pub struct Guest {
     agent: Agent,
     monitor: Monitor,
@@ -37,12 +40,12 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Boots a guest of one's own, with its target in the state `config` tells. Takes 3 to 5 s on an idle machine, and
-    /// longer the first time, when the image is made.
+    /// Boots a guest of one's own, with its target in the state `config` tells. Takes 3 to 5 s on
+    /// an idle machine, and longer the first time, when the image is made.
     ///
     /// # Errors
-    /// [`Error::MissingPackages`] and [`Error::MissingKernel`] say what to install; others, that the guest did not come
-    /// up and how far it came.
+    /// [`Error::MissingPackages`] and [`Error::MissingKernel`] say what to install; others, that
+    /// the guest did not come up and how far it came.
     pub fn boot(config: Config) -> Result<Self> {
         let image = image::prepare()?;
         let forwards: Vec<u16> = (1..=config.ports).map(Config::service).collect();
@@ -75,7 +78,8 @@ impl Guest {
         Ok(guest)
     }
 
-    /// The guest that all tests of a process share, in its pristine state. Held by one test at a time; the others wait.
+    /// The guest that all tests of a process share, in its pristine state. Held by one test at a
+    /// time; the others wait.
     ///
     /// # Errors
     /// As [`Guest::boot`]. After a boot that failed, later calls fail at once and say so.
@@ -105,8 +109,9 @@ impl Guest {
         Ok(Shared(state))
     }
 
-    /// Puts the target, its namespaces' contents (zeros), the network and Linux's own host back into their first state.
-    /// Every connection to the guest ends. Takes under a second on an idle machine.
+    /// Puts the target, its namespaces' contents (zeros), the network and Linux's own host back
+    /// into their first state. Every connection to the guest ends. Takes under a second on an idle
+    /// machine.
     ///
     /// # Errors
     /// [`Error::Script`] when something cannot be taken away.
@@ -129,7 +134,8 @@ impl Guest {
         self.target("put the target into its first state", &script)
     }
 
-    /// Runs a shell script in the guest for at most a minute. A script that fails is no error here: look at the output.
+    /// Runs a shell script in the guest for at most a minute. A script that fails is no error here:
+    /// look at the output.
     ///
     /// # Errors
     /// [`Error::Guest`] or [`Error::NoAnswer`] when the guest is gone or hangs.
@@ -137,7 +143,8 @@ impl Guest {
         self.run_with(script, &[], SCRIPT)
     }
 
-    /// As [`Guest::run`], with a standard input and a time limit; at the limit the script's process group is killed.
+    /// As [`Guest::run`], with a standard input and a time limit; at the limit the script's process
+    /// group is killed.
     ///
     /// # Errors
     /// As [`Guest::run`].
@@ -160,14 +167,14 @@ impl Guest {
         Err(Error::Script { what: first_line(script), code: output.code, output: output.text })
     }
 
-    /// Runs a script with the functions of `guest/target.sh`; `what` is for the error.
+    /// Runs a script with the functions of `guest/*.sh`; `what` is for the error.
     pub(crate) fn target(&self, what: &str, script: &str) -> Result<()> {
         self.ask_target(what, script).map(drop)
     }
 
     /// As [`Self::target`], for the output.
     pub(crate) fn ask_target(&self, what: &str, script: &str) -> Result<String> {
-        let output = self.run(&format!(". /etc/target.sh\n{script}"))?;
+        let output = self.run(&format!("{LIBRARIES}{script}"))?;
         if output.success() {
             return Ok(output.text);
         }
@@ -212,8 +219,9 @@ impl Guest {
         })
     }
 
-    /// Where the target's port (from 1) is reached from the host. QEMU accepts every connection there and only then tries
-    /// the guest: a port that is closed in the guest looks like a connection that ends at once.
+    /// Where the target's port (from 1) is reached from the host. QEMU accepts every connection
+    /// there and only then tries the guest: a port that is closed in the guest looks like a
+    /// connection that ends at once.
     ///
     /// # Errors
     /// [`Error::Unknown`] for a port beyond [`Config::ports`].
@@ -265,7 +273,8 @@ impl Guest {
         !self.qemu.ended()
     }
 
-    /// Gives QEMU's monitor (QMP) a command, such as `stop`, `cont` or `device_del`; the answer is what it returns.
+    /// Gives QEMU's monitor (QMP) a command, such as `stop`, `cont` or `device_del`; the answer is
+    /// what it returns.
     ///
     /// # Errors
     /// [`Error::Monitor`] with QEMU's words, [`Error::Io`] when QEMU is gone.
@@ -273,7 +282,8 @@ impl Guest {
         self.monitor.execute(command, arguments)
     }
 
-    /// Gives QEMU's human monitor a line, such as `hostfwd_remove net tcp:127.0.0.1:PORT`; the answer is text.
+    /// Gives QEMU's human monitor a line, such as `hostfwd_remove net tcp:127.0.0.1:PORT`; the
+    /// answer is text.
     ///
     /// # Errors
     /// As [`Guest::monitor`]; but a line that QEMU rejects is an answer.
@@ -307,7 +317,8 @@ impl Deref for Shared {
     type Target = Guest;
 
     fn deref(&self) -> &Guest {
-        // `Guest::shared` makes this handle only with a guest in it, and nobody else can take it out.
+        // `Guest::shared` makes this handle only with a guest in it, and nobody else can take it
+        // out.
         self.0.guest.as_ref().unwrap_or_else(|| unreachable!("a shared handle without a guest"))
     }
 }

@@ -1,4 +1,5 @@
-//! The guest's initial file system: busybox, the modules the tests need, a few real tools, the agent.
+//! The guest's initial file system: busybox, the modules the tests need, a few real tools, the
+//! agent.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,6 +50,8 @@ const MODULES: &[&str] = &[
     "nft_reject_inet",
     "nft_ct",
     "sch_netem",
+    "sch_prio",
+    "cls_u32",
     // user-space drivers in the guest, files of the host
     "vfio-pci",
     "vfio_iommu_type1",
@@ -62,6 +65,7 @@ const OPTIONAL: &[&str] = &["ffdhe", "dh_generic", "ghash-generic", "crc32c_gene
 
 const INIT: &str = include_str!("guest/init");
 const TARGET: &str = include_str!("guest/target.sh");
+const LINUX: &str = include_str!("guest/linux.sh");
 const AGENT: &str = include_str!("bin/agent.rs");
 
 /// What QEMU boots.
@@ -76,7 +80,7 @@ pub(crate) fn prepare() -> Result<Image> {
     let cache = Cache::open()?;
     let kernel = kernel::prepare(&cache)?;
     let mut key = Key::default();
-    for text in [&kernel.release, INIT, TARGET, AGENT, include_str!("image.rs")] {
+    for text in [&kernel.release, INIT, TARGET, LINUX, AGENT, include_str!("image.rs")] {
         key.add(text);
     }
     for file in programs() {
@@ -107,6 +111,7 @@ fn build(kernel: &Kernel, dir: &Path) -> Result<()> {
     build_agent(dir, &root.join("bin/agent"))?;
     write(&root.join("init"), INIT, 0o755)?;
     write(&root.join("etc/target.sh"), TARGET, 0o644)?;
+    write(&root.join("etc/linux.sh"), LINUX, 0o644)?;
     write(&root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n", 0o644)?;
     write(&root.join("etc/nvme/hostnqn"), HOSTNQN, 0o644)?;
     write(&root.join("etc/nvme/hostid"), HOSTID, 0o644)?;
@@ -206,7 +211,8 @@ fn add_modules(kernel: &Kernel, root: &Path) -> Result<()> {
 fn build_agent(scratch: &Path, to: &Path) -> Result<()> {
     let source = scratch.join("agent.rs");
     write(&source, AGENT, 0o644)?;
-    // The compiler beside the cargo that built this crate is of the workspace's tool chain, and there whatever PATH says.
+    // The compiler beside the cargo that built this crate is of the workspace's tool chain, and
+    // there whatever PATH says.
     let beside = Path::new(env!("CARGO")).with_file_name("rustc");
     let rustc = if beside.is_file() { beside } else { "rustc".into() };
     let mut command = Command::new(rustc);

@@ -1,4 +1,5 @@
-//! Debian's kernel package: found, downloaded, unpacked, and its ELF image taken out of the boot file.
+//! Debian's kernel package: found, downloaded, unpacked, and its ELF image taken out of the boot
+//! file.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -124,8 +125,9 @@ fn release(root: &Path) -> Result<String> {
         })
 }
 
-/// Takes the compressed ELF file out of a bzImage. The places are the x86 boot protocol's: number of set-up sectors at
-/// 0x1f1, payload offset (from the protected-mode code) and length at 0x248 and 0x24c.
+/// Takes the compressed ELF file out of a bzImage. The places are the x86 boot protocol's: number
+/// of set-up sectors at 0x1f1, payload offset (from the protected-mode code) and length at 0x248
+/// and 0x24c.
 fn extract_vmlinux(boot: &Path, vmlinux: &Path) -> Result<()> {
     let malformed = |why: &str| Error::Malformed { path: boot.to_path_buf(), why: why.to_owned() };
     let image = fs::read(boot).map_err(Error::io(format!("reading {}", boot.display())))?;

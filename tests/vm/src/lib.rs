@@ -1,5 +1,5 @@
-//! A virtual machine for tests: Debian's kernel under QEMU's emulation, with Linux's NVMe/TCP target, driven from the
-//! test's process.
+//! A virtual machine for tests: Debian's kernel under QEMU's emulation, with Linux's NVMe/TCP
+//! target, driven from the test's process.
 //!
 //! ```no_run
 //! use nvme_vm::{AnaState, Guest};
@@ -13,12 +13,14 @@
 //! # }
 //! ```
 //!
-//! The target has one subsystem, [`SUBNQN`], at two ports (numbered 1 and 2) with two ANA groups and two namespaces;
-//! [`Config`] tells and changes it. Every namespace is a memory-backed device whose contents start as zeros.
+//! The target has one subsystem, [`SUBNQN`], at two ports (numbered 1 and 2) with two ANA groups
+//! and two namespaces; [`Config`] tells and changes it. Every namespace is a memory-backed device
+//! whose contents start as zeros.
 //!
-//! Nothing is skipped: what is not installed is an [`Error`] that names the Debian packages. `tests/vm/setup.sh` installs
-//! them and downloads the guest's kernel; after that neither root nor a network is needed. What takes time is made once
-//! and kept in `target/vm-cache`, or where [`CACHE_VARIABLE`] says.
+//! Nothing is skipped: what is not installed is an [`Error`] that names the Debian packages.
+//! `tests/vm/setup.sh` installs them and downloads the guest's kernel; after that neither root nor
+//! a network is needed. What takes time is made once and kept in `target/vm-cache`, or where
+//! [`CACHE_VARIABLE`] says.
 #![forbid(unsafe_code)]
 
 mod agent;

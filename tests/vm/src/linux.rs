@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::guest::Guest;
+use crate::error::{Error, Result};
+use crate::guest::{Guest, LIBRARIES};
 
 /// Where the guest finds the machine that runs QEMU.
 const HOST: &str = "10.0.2.2";
@@ -24,10 +24,11 @@ pub struct LinuxController {
     pub subnqn: String,
 }
 
-/// Linux as the host. All fail as [`Guest::sh`]: the error has Linux's words, and [`Guest::dmesg`] often more.
+/// Linux as the host. All fail as [`Guest::sh`]: the error has Linux's words, and [`Guest::dmesg`]
+/// often more.
 impl Guest {
-    /// Connects Linux's host to the subsystem `nqn` at 127.0.0.1:`port` of the machine that runs the test. The target may
-    /// listen at the loopback address only.
+    /// Connects Linux's host to the subsystem `nqn` at 127.0.0.1:`port` of the machine that runs
+    /// the test. The target may listen at the loopback address only.
     ///
     /// # Errors
     /// See above.
@@ -35,7 +36,8 @@ impl Guest {
         self.linux_connect_with(port, nqn, "")
     }
 
-    /// As [`Guest::linux_connect`], with options of `/dev/nvme-fabrics`, such as `hdr_digest,data_digest` or
+    /// As [`Guest::linux_connect`], with options of `/dev/nvme-fabrics`, such as
+    /// `hdr_digest,data_digest` or
     /// `keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=5,nr_io_queues=2`.
     ///
     /// # Errors
@@ -49,8 +51,8 @@ impl Guest {
         self.linux_connect_to(HOST, port, nqn, options)
     }
 
-    /// As [`Guest::linux_connect_with`], to any IPv4 address the guest reaches: 127.0.0.1 and ports 4420, ... are its own
-    /// target.
+    /// As [`Guest::linux_connect_with`], to any IPv4 address the guest reaches: 127.0.0.1 and ports
+    /// 4420, ... are its own target.
     ///
     /// # Errors
     /// See above.
@@ -62,15 +64,12 @@ impl Guest {
         options: &str,
     ) -> Result<LinuxController> {
         let comma = if options.is_empty() { "" } else { "," };
-        // The kernel wants one write for all of it, and answers `instance=N,cntlid=M` to a read of the same open file.
+        let script = format!(
+            "connect 'transport=tcp,traddr={address},trsvcid={port},nqn={nqn},\
+             hostnqn={HOSTNQN},hostid={HOSTID}{comma}{options}'"
+        );
         let what = format!("connect Linux's host to {nqn} at {address}:{port}");
-        let answer = self.ask_target(&what, &format!(
-            "modprobe -a nvme-tcp || exit 1
-             exec 3<>/dev/nvme-fabrics || exit 1
-             printf %s 'transport=tcp,traddr={address},trsvcid={port},nqn={nqn},hostnqn={HOSTNQN},hostid={HOSTID}{comma}{options}' >&3 \
-                || {{ dmesg | tail -n 5; exit 1; }}
-             head -n 1 <&3 | sed -n 's/^instance=\\([0-9]*\\),.*/nvme\\1/p' | grep ."
-        ))?;
+        let answer = self.ask_target(&what, &script)?;
         Ok(LinuxController { name: answer.trim().to_owned(), subnqn: nqn.to_owned() })
     }
 
@@ -91,73 +90,30 @@ impl Guest {
         Ok(self.sh(&format!("cat /sys/class/nvme/{}/state", controller.name))?.trim().to_owned())
     }
 
-    /// Waits for a namespace of the controller's subsystem to appear; gives its block device, such as `/dev/nvme0n1`.
+    /// Waits for a namespace of the controller's subsystem to appear; gives its block device, such
+    /// as `/dev/nvme0n1`.
     ///
     /// # Errors
     /// See above; also when it does not appear in half a minute.
     pub fn linux_device(&self, controller: &LinuxController, nsid: u32) -> Result<String> {
-        // A device lies below its subsystem, or below its controller when there is no multipath; both tell the name.
-        let script = format!(
-            "for dir in /sys/block/nvme*; do
-                [ \"$(cat $dir/hidden 2>/dev/null)\" = 0 ] && [ \"$(cat $dir/nsid)\" = {nsid} ] || continue
-                [ \"$(cat $dir/device/subsysnqn)\" = '{}' ] && [ -b /dev/${{dir##*/}} ] && echo /dev/${{dir##*/}} && exit
-             done
-             echo 'no such namespace:' /sys/block/nvme*
-             exit 1",
-            controller.subnqn
-        );
+        let script = format!("{LIBRARIES}find_device '{}' {nsid}", controller.subnqn);
         Ok(self.wait_for(&script, SCAN)?.trim().to_owned())
     }
 
-    /// Writes random data to the first `bytes` (rounded up to whole MiB) of a block device of the guest and compares what
-    /// is read back, without the page cache, at block sizes from the device's own to 1 MiB, one command at a time and then
-    /// four streams side by side.
+    /// Writes random data to the first `bytes` (rounded up to whole MiB) of a block device of the
+    /// guest and compares what is read back, without the page cache, at block sizes from the
+    /// device's own to 1 MiB, one command at a time and then four streams side by side.
     ///
     /// # Errors
     /// See above: what differs is told as the failure of `cmp`.
     pub fn linux_verify(&self, device: &str, bytes: u64) -> Result<()> {
         let mib = bytes.div_ceil(1 << 20).max(1);
-        let script = format!("dev={device}\nmib={mib}\n{VERIFY_SCRIPT}");
+        let script = format!("{LIBRARIES}verify {device} {mib}");
         let output = self.run_with(&script, &[], VERIFY)?;
         if output.success() {
             return Ok(());
         }
         let what = format!("the comparison of data of {device}");
-        Err(crate::Error::Script { what, code: output.code, output: output.text })
+        Err(Error::Script { what, code: output.code, output: output.text })
     }
 }
-
-/// Every round writes new data, so that what an earlier round left is never right. Small blocks cover less: an emulated
-/// machine does about a thousand commands a second.
-const VERIFY_SCRIPT: &str = r#"
-dir=$(mktemp -d) && trap 'rm -rf $dir' EXIT
-own=$(cat /sys/block/${dev##*/}/queue/logical_block_size) || exit 1
-# round BLOCK BYTES WRITE_BLOCK: writes with one block size and reads with another
-round() {
-    head -c $2 /dev/urandom > $dir/want || exit 1
-    dd if=$dir/want of=$dev bs=$3 oflag=direct conv=notrunc 2> $dir/said || { echo "write, bs=$3:"; cat $dir/said; exit 1; }
-    dd if=$dev of=$dir/got bs=$1 count=$(($2 / $1)) iflag=direct 2> $dir/said || { echo "read, bs=$1:"; cat $dir/said; exit 1; }
-    cmp $dir/want $dir/got || { echo "data differ: written with bs=$3, read with bs=$1"; exit 1; }
-}
-small=$((256 * 1024))
-round $own $small $own
-round 4096 $small 4096
-round 65536 $small $own
-round 65536 $((mib << 20)) 65536
-round 1048576 $((mib << 20)) 1048576
-round 65536 $((mib << 20)) 1048576
-# A quarter for each of four streams.
-part=$((mib << 18))
-for at in 0 1 2 3; do
-    (
-        head -c $part /dev/urandom > $dir/want$at &&
-        dd if=$dir/want$at of=$dev bs=32768 seek=$((at * part / 32768)) oflag=direct conv=notrunc 2> $dir/said$at &&
-        dd if=$dev of=$dir/got$at bs=32768 skip=$((at * part / 32768)) count=$((part / 32768)) iflag=direct 2>> $dir/said$at &&
-        cmp $dir/want$at $dir/got$at && : > $dir/done$at
-    ) &
-done
-wait
-for at in 0 1 2 3; do
-    [ -e $dir/done$at ] || { echo "stream $at failed:"; cat $dir/said$at; exit 1; }
-done
-"#;

@@ -56,7 +56,8 @@ impl Monitor {
 
     /// The host port QEMU chose for each forwarded guest port, as (guest, host).
     pub(crate) fn forwards(&self) -> Result<Vec<(u16, u16)>> {
-        // Columns: protocol and state, descriptor, source address and port, destination address and port, two queues.
+        // Columns: protocol and state, descriptor, source address and port, destination address and
+        // port, two queues.
         Ok(self
             .human("info usernet")?
             .lines()

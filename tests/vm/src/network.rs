@@ -1,12 +1,14 @@
 //! Faults between the host and the guest's target.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::guest::Guest;
 
-/// Ways to lose a path, one port at a time unless said otherwise. All fail as [`Guest::sh`], and with
-/// [`Error::Unknown`] for a port the guest does not have.
+/// Ways to lose a path, one port at a time unless said otherwise. All fail as [`Guest::sh`], and
+/// with [`Error::Unknown`] for a port the guest does not have.
 impl Guest {
     /// Ends the connections at a port; new ones are accepted.
     ///
@@ -16,7 +18,10 @@ impl Guest {
         let service = self.check_port(port)?;
         self.target(
             "cut connections",
-            &format!("modprobe -a tcp_diag inet_diag\nss -H -n -K '( sport = :{service} )' > /dev/null || fail"),
+            &format!(
+                "modprobe -a tcp_diag inet_diag
+                 ss -H -n -K '( sport = :{service} )' > /dev/null || fail"
+            ),
         )
     }
 
@@ -34,7 +39,8 @@ impl Guest {
         )
     }
 
-    /// Answers what comes to a port by a reset: connections end, and so do new ones, until [`Guest::restore_traffic`].
+    /// Answers what comes to a port by a reset: connections end, and so do new ones, until
+    /// [`Guest::restore_traffic`].
     ///
     /// # Errors
     /// See above.
@@ -43,7 +49,33 @@ impl Guest {
         self.filter(port, &[format!("tcp dport {service} reject with tcp reset")], &[])
     }
 
-    /// Ends what [`Guest::drop_traffic`] or [`Guest::reset_traffic`] began.
+    /// Holds everything a port sends for `delay`, in whole milliseconds: the path works and is
+    /// slow. Undone by [`Guest::restore_traffic`].
+    ///
+    /// # Errors
+    /// See above.
+    pub fn delay_traffic(&self, port: u16, delay: Duration) -> Result<()> {
+        let (service, delay) = (self.check_port(port)?, delay.as_millis());
+        // Band 1 is everybody's, and each port has one of its own.
+        // The path is written out because the guest's shell would take busybox's tc.
+        self.target(
+            "delay traffic",
+            &format!(
+                "tc=/bin/tc band=$(printf %x $(({port} + 1)))
+                 modprobe -a sch_prio sch_netem cls_u32
+                 $tc qdisc show dev eth0 | grep -q ' prio 1: ' ||
+                    $tc qdisc add dev eth0 root handle 1: prio bands 16 \\
+                        priomap 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 || fail
+                 $tc qdisc replace dev eth0 parent 1:$band netem delay {delay}ms || fail
+                 $tc filter del dev eth0 parent 1: prio {port} 2> /dev/null
+                 $tc filter add dev eth0 parent 1: protocol ip prio {port} u32 \\
+                    match ip sport {service} 0xffff flowid 1:$band || fail"
+            ),
+        )
+    }
+
+    /// Ends what [`Guest::drop_traffic`], [`Guest::reset_traffic`] or [`Guest::delay_traffic`]
+    /// began.
     ///
     /// # Errors
     /// See above.
@@ -51,7 +83,11 @@ impl Guest {
         self.check_port(port)?;
         self.target(
             "restore traffic",
-            &format!("nft delete table inet port{port} 2>/dev/null; true"),
+            &format!(
+                "nft delete table inet port{port} 2> /dev/null
+                 /bin/tc filter del dev eth0 parent 1: prio {port} 2> /dev/null
+                 true"
+            ),
         )
     }
 

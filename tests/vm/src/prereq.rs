@@ -23,10 +23,16 @@ const HOST_TOOLS: &[(&str, &str)] = &[
 ];
 
 /// Programs that are copied into the guest, with their libraries.
-pub(crate) const GUEST_TOOLS: &[(&str, &str)] =
-    &[("nvme", "nvme-cli"), ("ss", "iproute2"), ("nft", "nftables"), ("dmsetup", "dmsetup")];
+pub(crate) const GUEST_TOOLS: &[(&str, &str)] = &[
+    ("nvme", "nvme-cli"),
+    ("ss", "iproute2"),
+    ("tc", "iproute2"),
+    ("nft", "nftables"),
+    ("dmsetup", "dmsetup"),
+];
 
-/// Where programs are looked for besides `PATH`: a user's `PATH` seldom has the directories for administrators.
+/// Where programs are looked for besides `PATH`: a user's `PATH` seldom has the directories for
+/// administrators.
 const MORE_DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// Finds a program as a shell would, and in the administrators' directories.
@@ -61,8 +67,8 @@ pub fn check() -> Result<()> {
     if packages.is_empty() { Ok(()) } else { Err(Error::MissingPackages { packages }) }
 }
 
-/// Whether a file is an ELF program that asks for no interpreter. Debian's plain `busybox` package installs a dynamic
-/// program under the same name.
+/// Whether a file is an ELF program that asks for no interpreter. Debian's plain `busybox` package
+/// installs a dynamic program under the same name.
 fn is_static(program: &Path) -> bool {
     const PT_INTERP: u32 = 3;
     let Ok(elf) = fs::read(program) else { return false };
@@ -73,8 +79,8 @@ fn is_static(program: &Path) -> bool {
         |at: usize| elf.get(at..at + 2).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])));
     let word =
         |at: usize| elf.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    // e_phoff, e_phentsize and e_phnum of the 64-bit header; program headers follow the ELF header in practice, so the
-    // low half of e_phoff is enough.
+    // e_phoff, e_phentsize and e_phnum of the 64-bit header; program headers follow the ELF header
+    // in practice, so the low half of e_phoff is enough.
     let (Some(start), Some(size), Some(count)) = (word(0x20), half(0x36), half(0x38)) else {
         return false;
     };

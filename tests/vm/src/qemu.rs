@@ -16,10 +16,11 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::tool;
 
-/// The guest's kernel parameters: no time spent on what a short-lived test machine does not need; an oops or a panic
-/// ends QEMU.
-const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oops=panic mitigations=off nokaslr audit=0 \
-    apparmor=0 nowatchdog no_timer_check tsc=reliable init_on_alloc=0 random.trust_cpu=on cryptomgr.notests=1";
+/// The guest's kernel parameters: no time spent on what a short-lived test machine does not need;
+/// an oops or a panic ends QEMU.
+const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oops=panic \
+    mitigations=off nokaslr audit=0 apparmor=0 nowatchdog no_timer_check tsc=reliable \
+    init_on_alloc=0 random.trust_cpu=on cryptomgr.notests=1";
 /// How much of the console goes into an error.
 const CONSOLE_TAIL: u64 = 4096;
 
@@ -50,8 +51,8 @@ pub(crate) struct Connections {
 
 impl Qemu {
     pub(crate) fn start(machine: &Machine<'_>) -> Result<(Self, Connections)> {
-        // The sockets are handed over as standard input and output, and console and messages go to an unlinked file:
-        // nothing with a name is left behind however the process ends.
+        // The sockets are handed over as standard input and output, and console and messages go to
+        // an unlinked file: nothing with a name is left behind however the process ends.
         let (agent, agent_end) =
             UnixStream::pair().map_err(Error::io("making the agent's socket"))?;
         let (monitor, monitor_end) =
@@ -67,8 +68,9 @@ impl Qemu {
             .stdout(Stdio::from(OwnedFd::from(monitor_end)))
             .stderr(stderr);
 
-        // The death signal comes when the *thread* that started the process ends, and a test's thread ends with the
-        // test; so a thread of its own starts QEMU and stays until it is to go.
+        // The death signal comes when the *thread* that started the process ends, and a test's
+        // thread ends with the test; so a thread of its own starts QEMU and stays until it is to
+        // go.
         let (stop, stopped) = mpsc::channel();
         let (started, start) = mpsc::channel();
         let ended = Arc::new(AtomicBool::new(false));

@@ -54,9 +54,11 @@ pub enum Backing {
     Errors,
 }
 
-/// Controls of the target. All fail with [`Error::Script`] when the guest's kernel refuses, and as [`Guest::run`].
+/// Controls of the target. All fail with [`Error::Script`] when the guest's kernel refuses, and as
+/// [`Guest::run`].
 impl Guest {
-    /// Sets the state of an ANA group (from 1) at a port (from 1). Hosts are told by an asynchronous event.
+    /// Sets the state of an ANA group (from 1) at a port (from 1). Hosts are told by an
+    /// asynchronous event.
     ///
     /// # Errors
     /// See above; also [`Error::Unknown`] for numbers the guest does not have.
@@ -121,8 +123,8 @@ impl Guest {
         self.attribute(nsid, "ana_grpid", &group.to_string())
     }
 
-    /// Changes the size of a namespace, in its logical blocks, while it is in use. Hosts are told by an asynchronous
-    /// event. At most 4 GiB.
+    /// Changes the size of a namespace, in its logical blocks, while it is in use. Hosts are told
+    /// by an asynchronous event. At most 4 GiB.
     ///
     /// # Errors
     /// See above.
@@ -152,7 +154,8 @@ impl Guest {
         self.target("remove a namespace", &format!("remove_namespace {SUBNQN} {nsid}"))
     }
 
-    /// Holds all reads and writes of a namespace: they stay unanswered until [`Guest::resume_namespace`].
+    /// Holds all reads and writes of a namespace: they stay unanswered until
+    /// [`Guest::resume_namespace`].
     ///
     /// # Errors
     /// See above.
@@ -187,7 +190,8 @@ impl Guest {
         )
     }
 
-    /// Reads the contents of a namespace inside the guest, past the target: `count` bytes from `offset`.
+    /// Reads the contents of a namespace inside the guest, past the target: `count` bytes from
+    /// `offset`.
     ///
     /// # Errors
     /// See above.
@@ -196,8 +200,8 @@ impl Guest {
             "read a namespace's device",
             &format!(
                 "echo 1 > /proc/sys/vm/drop_caches\n\
-                 dd if=/dev/mapper/ns{nsid} bs=64k iflag=skip_bytes,count_bytes skip={offset} count={count} 2>/dev/null \
-                 | hexdump -v -e '1/1 \"%02x\"'"
+                 dd if=/dev/mapper/ns{nsid} bs=64k iflag=skip_bytes,count_bytes \\
+                    skip={offset} count={count} 2> /dev/null | hexdump -v -e '1/1 \"%02x\"'"
             ),
         )?;
         let digits = hex.trim().as_bytes();

@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 use crate::error::{Error, Result};
 use crate::prereq;
 
-/// A command for `program`, found in the administrators' directories too. Its messages are in English.
+/// A command for `program`, found in the administrators' directories too. Its messages are in
+/// English.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(prereq::find(program).unwrap_or_else(|| program.into()));
     command.env("LC_ALL", "C");

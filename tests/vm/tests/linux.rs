@@ -1,7 +1,7 @@
 //! Linux's own host in the guest reaches a target on the machine that runs the test.
 //!
-//! The target here is the guest's own, by the port QEMU forwards to it: from the guest out to the host's loopback address
-//! and back in.
+//! The target here is the guest's own, by the port QEMU forwards to it: from the guest out to the
+//! host's loopback address and back in.
 use nvme_vm::{Backing, Error, Guest, Result};
 
 #[test]

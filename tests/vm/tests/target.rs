@@ -2,7 +2,7 @@
 mod common;
 
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{initialize, wait_closed, wait_initialize};
 use nvme_vm::{AnaState, Backing, Error, Guest, Namespace, Result};
@@ -96,6 +96,28 @@ fn dropped_traffic_is_silence_until_restored() -> Result<()> {
     initialize(guest.addr(2)?).expect("the other port");
     guest.restore_traffic(1)?;
     wait_initialize(guest.addr(1)?);
+    Ok(())
+}
+
+#[test]
+fn a_delayed_port_answers_late_and_the_other_does_not() -> Result<()> {
+    let guest = Guest::shared()?;
+    let delay = Duration::from_secs(2);
+    let late = |port| -> Result<bool> {
+        let begun = Instant::now();
+        initialize(guest.addr(port)?).unwrap_or_else(|error| panic!("port {port}: {error}"));
+        Ok(begun.elapsed() >= delay)
+    };
+    // A loaded machine may be slow once, but not always.
+    let prompt = |port| (0..10).any(|_| matches!(late(port), Ok(false)));
+    guest.delay_traffic(2, delay)?;
+    assert!(late(2)? && prompt(1));
+    guest.delay_traffic(1, delay)?;
+    assert!(late(1)?);
+    guest.restore_traffic(2)?;
+    assert!(late(1)? && prompt(2));
+    guest.reset()?;
+    assert!(prompt(1));
     Ok(())
 }
 

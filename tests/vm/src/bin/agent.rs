@@ -1,13 +1,14 @@
 //! The agent inside the guest: runs scripts that come over a virtio-serial port.
 //!
-//! One file without dependencies, for the harness compiles it with `rustc` alone. Frames, each a line of decimal
-//! numbers and then that many bytes:
+//! One file without dependencies, for the harness compiles it with `rustc` alone. Frames, each a
+//! line of decimal numbers and then that many bytes:
 //!
 //! - request `ID TIMEOUT_MS SCRIPT_LEN INPUT_LEN`, the script, its standard input;
 //! - reply `ID CODE OUTPUT_LEN`, standard output and standard error in the order they were written.
 //!
-//! `CODE` is the exit status, 128 + the signal that ended the script, or -1 when its time ran out. Requests run side
-//! by side, each in a process group of its own. A first reply with ID 0 says that the agent listens.
+//! `CODE` is the exit status, 128 + the signal that ended the script, or -1 when its time ran out.
+//! Requests run side by side, each in a process group of its own. A first reply with ID 0 says that
+//! the agent listens.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant};
 
 /// Output kept of one script; the rest is read and dropped.
 const OUTPUT_LIMIT: usize = 4 << 20;
-/// How long output may still trickle in after the script's end. A background job that holds the pipe open must not
-/// hold the reply.
+/// How long output may still trickle in after the script's end. A background job that holds the
+/// pipe open must not hold the reply.
 const DRAIN: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_millis(1);
 

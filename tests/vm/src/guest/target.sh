@@ -1,7 +1,9 @@
-# The guest's NVMe/TCP target by configfs. Sourced by the harness's scripts; needs nothing but busybox and dmsetup.
+# The guest's NVMe/TCP target by configfs. Sourced by the harness's scripts; needs nothing but
+# busybox and dmsetup.
 #
-# A namespace is a memory-backed null_blk device below a device-mapper table. null_blk cannot change its size while in
-# use; the table can be made longer or shorter, suspended (commands hang) or turned into errors at any time.
+# A namespace is a memory-backed null_blk device below a device-mapper table. null_blk cannot change
+# its size while in use; the table can be made longer or shorter, suspended (commands hang) or
+# turned into errors at any time.
 export DM_DISABLE_UDEV=1
 NVMET=/sys/kernel/config/nvmet
 NULLB=/sys/kernel/config/nullb
@@ -22,7 +24,10 @@ table() {
 }
 
 # reload NSID TABLE
-reload() { dmsetup reload "ns$1" --table "$2" && dmsetup resume "ns$1" || fail "cannot change the table of namespace $1"; }
+reload() {
+    dmsetup reload "ns$1" --table "$2" && dmsetup resume "ns$1" ||
+        fail "cannot change the table of namespace $1"
+}
 
 # block_size NSID; blocks NSID: as they are now.
 block_size() { cat "/sys/block/ns$1/queue/logical_block_size"; }
@@ -44,7 +49,8 @@ add_namespace() {
     write 1 "$dev/memory_backed"
     write 1 "$dev/discard"
     write 1 "$dev/power"
-    dmsetup create "ns$2" --table "$(table linear "$2" "$3" "$4")" || fail "cannot make the device of namespace $2"
+    dmsetup create "ns$2" --table "$(table linear "$2" "$3" "$4")" ||
+        fail "cannot make the device of namespace $2"
     write "/dev/mapper/ns$2" "$ns/device_path"
     write "$6" "$ns/device_uuid"
     write "$5" "$ns/ana_grpid"
@@ -82,7 +88,9 @@ make_port() {
 
 # link_port ID NQN: the port listens from its first subsystem on.
 link_port() {
-    [ -e "$NVMET/ports/$1/subsystems/$2" ] || ln -s "$NVMET/subsystems/$2" "$NVMET/ports/$1/subsystems/" || fail "cannot link port $1"
+    [ -e "$NVMET/ports/$1/subsystems/$2" ] ||
+        ln -s "$NVMET/subsystems/$2" "$NVMET/ports/$1/subsystems/" ||
+        fail "cannot link port $1"
 }
 
 # unlink_port ID NQN: closes the subsystem's connections at that port.
@@ -93,12 +101,14 @@ teardown() {
     local f
     [ -e /run/nft-used ] && nft flush ruleset
     rm -f /run/nft-used
+    /bin/tc qdisc del dev eth0 root 2> /dev/null
     # Suspended devices hold commands, and those would hold the namespaces.
     for f in /sys/block/dm-*/dm; do
         [ -e "$f" ] && [ "$(cat "$f/suspended")" = 1 ] && dmsetup resume "$(cat "$f/name")"
     done
     for f in $NVMET/ports/*/subsystems/*; do rm -f "$f"; done
-    # Linux's host goes after its connections: it would wait a minute for a silent target to shut down.
+    # Linux's host goes after its connections: it would wait a minute for a silent target to shut
+    # down.
     set -- /sys/class/nvme/*/delete_controller
     [ -e "$1" ] && modprobe -a tcp_diag inet_diag && ss -H -n -K '( dst 10.0.2.2 )' > /dev/null
     for f; do
@@ -108,7 +118,9 @@ teardown() {
         case $f in *'*' | */ana_groups/1) ;; *) rmdir "$f" ;; esac
     done
     for f in $NVMET/ports/*; do [ -d "$f" ] && rmdir "$f"; done
-    for f in $NVMET/subsystems/*/namespaces/*; do [ -d "$f" ] && write 0 "$f/enable" && rmdir "$f"; done
+    for f in $NVMET/subsystems/*/namespaces/*; do
+        [ -d "$f" ] && write 0 "$f/enable" && rmdir "$f"
+    done
     for f in $NVMET/subsystems/*/allowed_hosts/*; do rm -f "$f"; done
     for f in $NVMET/subsystems/*; do [ -d "$f" ] && rmdir "$f"; done
     for f in $NVMET/hosts/*; do [ -d "$f" ] && rmdir "$f"; done
