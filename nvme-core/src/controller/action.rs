@@ -94,8 +94,36 @@ pub enum ControllerEvent {
         /// Why.
         reason: String,
     },
-    /// All namespaces have been looked at.
+    /// All namespaces have been looked at; after [`ScanFailed`](Self::ScanFailed), as far as that
+    /// went.
     ScanDone,
+    /// Which namespaces there are could not be found out. What was told before stays as it is, and
+    /// the scan is repeated after some seconds.
+    ScanFailed {
+        /// Why.
+        error: ControllerError,
+    },
+    /// The ANA log could not be read, or says what cannot be. In the latter case an empty
+    /// [`Ana`](Self::Ana) follows: no group is usable. It is read again after some seconds.
+    AnaFailed {
+        /// Why.
+        error: ControllerError,
+    },
+    /// An I/O queue is wanted that the controller does not grant on this association.
+    QueueUnavailable {
+        /// The queue.
+        qid: u16,
+        /// I/O queues that it grants; their identifiers are 1 to this number.
+        granted: u16,
+    },
+    /// The controller layer wanted to move between two states that have no way between them, and
+    /// did not. A fault of this library.
+    IllegalMove {
+        /// The state that it is in.
+        from: State,
+        /// The state that it wanted.
+        to: State,
+    },
     /// The ANA log was read (`NVMe 2.1 §5.1.12.1.13`). Comes before `Live`, and after each change.
     Ana(Arc<AnaSnapshot>),
     /// A discovery controller's log changed.
@@ -141,7 +169,7 @@ pub enum GoneReason {
     NotActive,
     /// Its identifiers are others than before: another namespace took its NSID.
     IdentityChanged,
-    /// The controller refuses to identify it, for good (DNR).
+    /// The controller refuses to identify it, for good (DNR), or it cannot be used any more.
     Refused,
 }
 

@@ -1,0 +1,219 @@
+//! I/O queues: opened for the channels that want them, connected or created, then handed over.
+
+use std::collections::BTreeMap;
+
+use super::action::{Action, ControllerError, ControllerEvent};
+use super::admin::Purpose;
+use super::bringup::Step;
+use super::machine::{Controller, Phase};
+use crate::buffer::Buffer;
+use crate::spec::fabrics::{ConnectAttributes, ConnectData};
+use crate::spec::{Sqe, Status};
+use crate::time::{Instant, earlier};
+use crate::transport::{Data, QueueParams, QueueSetup, TransportError, TransportKind};
+use zerocopy::IntoBytes;
+
+/// An I/O queue of the present association.
+#[derive(Debug)]
+enum IoQueue {
+    /// The transport opens it, until then.
+    Opening(Instant),
+    /// Its Connect or its two Create commands are under way; the submission queue's is kept here.
+    Starting(Option<Sqe>),
+    /// Handed over to its owner.
+    Live,
+    /// Not wanted any more; the controller may still have it.
+    Left,
+    /// Being deleted on the controller, to be opened again (memory only).
+    Deleting,
+}
+
+/// The I/O queues of one association.
+#[derive(Debug, Default)]
+pub(super) struct IoQueues {
+    queues: BTreeMap<u16, IoQueue>,
+}
+
+impl IoQueues {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.queues.values().fold(None, |at, queue| match queue {
+            IoQueue::Opening(limit) => earlier(at, Some(*limit)),
+            _ => at,
+        })
+    }
+
+    fn all_settled(&self) -> bool {
+        self.queues.values().all(|q| matches!(q, IoQueue::Live | IoQueue::Left))
+    }
+}
+
+impl Controller {
+    /// A channel needs I/O queue `qid`, 1 or more. Queues wanted before the controller is live are
+    /// opened before it; others at once. Each ends in [`Action::QueueLive`], on this association
+    /// and on each later one, until [`unwant_queue`](Self::unwant_queue). A `qid` beyond what the
+    /// controller grants ends in [`ControllerEvent::QueueUnavailable`] instead.
+    pub fn want_queue(&mut self, now: Instant, qid: u16) {
+        if qid == 0 || !self.wanted.insert(qid) {
+            return;
+        }
+        if self.is_live() || matches!(self.phase, Phase::BringUp(Step::IoQueues)) {
+            self.open_io_queue(now, qid);
+        }
+    }
+
+    /// The channel that needed I/O queue `qid` has dropped it, or does not need it any more. What
+    /// happens to the queue is then of no interest.
+    pub fn unwant_queue(&mut self, qid: u16) {
+        if self.wanted.remove(&qid)
+            && let Some(queue @ IoQueue::Live) = self.link.io.queues.get_mut(&qid)
+        {
+            *queue = IoQueue::Left;
+        }
+    }
+
+    /// Opens the queues that are wanted; the controller goes live when all of them have.
+    pub(super) fn open_io_queues(&mut self, now: Instant) {
+        for qid in self.wanted.clone() {
+            self.open_io_queue(now, qid);
+        }
+        self.io_queue_settled(now);
+    }
+
+    fn open_io_queue(&mut self, now: Instant, qid: u16) {
+        let (granted, entries) =
+            self.info.as_ref().map_or((0, 0), |info| (info.io_queues, info.io_entries));
+        if qid > granted {
+            self.emit(ControllerEvent::QueueUnavailable { qid, granted });
+            return;
+        }
+        let memory = self.link.kind == TransportKind::Memory;
+        match self.link.io.queues.get(&qid) {
+            // Under way since before it was unwanted; it will be handed over after all.
+            Some(IoQueue::Opening(_) | IoQueue::Starting(_) | IoQueue::Deleting) => return,
+            Some(IoQueue::Left) if memory => return self.delete_io_queue(now, qid),
+            Some(IoQueue::Left | IoQueue::Live) | None => {}
+        }
+        let open_timeout = self.config.connect_timeout;
+        self.link.io.queues.insert(qid, IoQueue::Opening(now + open_timeout));
+        self.actions.push_back(Action::OpenQueue(QueueParams { qid, entries, open_timeout }));
+    }
+
+    /// The controller still has the queue under this identifier (`NVMe 2.1 §5.2.3, §5.2.4`).
+    fn delete_io_queue(&mut self, now: Instant, qid: u16) {
+        self.link.io.queues.insert(qid, IoQueue::Deleting);
+        self.send(now, Sqe::delete_io_sq(qid), Data::None, Purpose::DeleteSq(qid));
+    }
+
+    pub(super) fn delete_cq(&mut self, now: Instant, qid: u16) {
+        self.send(now, Sqe::delete_io_cq(qid), Data::None, Purpose::DeleteCq(qid));
+    }
+
+    /// Whether deleting worked is seen when the queue is created again.
+    pub(super) fn io_queue_deleted(&mut self, now: Instant, qid: u16) {
+        self.link.io.queues.remove(&qid);
+        if self.wanted.contains(&qid) {
+            self.open_io_queue(now, qid);
+        }
+        self.io_queue_settled(now);
+    }
+
+    pub(super) fn io_queue_ready(&mut self, now: Instant, qid: u16, setup: QueueSetup) {
+        let Some(queue @ IoQueue::Opening(_)) = self.link.io.queues.get_mut(&qid) else { return };
+        match setup {
+            QueueSetup::Connect => {
+                *queue = IoQueue::Starting(None);
+                self.connect_io_queue(now, qid);
+            }
+            QueueSetup::Create { cq, sq } => {
+                *queue = IoQueue::Starting(Some(sq));
+                self.send(now, cq, Data::None, Purpose::CreateCq(qid));
+            }
+            QueueSetup::None => self.io_queue_live(now, qid),
+        }
+    }
+
+    fn connect_io_queue(&mut self, now: Instant, qid: u16) {
+        let Some(subnqn) = &self.config.subnqn else {
+            let error = self.invalid("settings", "a fabrics controller needs a subsystem NQN");
+            return self.fail(now, error);
+        };
+        let (cntlid, config) = (self.link.cntlid, &self.config);
+        let data = ConnectData::new(config.hostid, cntlid, subnqn, &config.hostnqn);
+        let entries = self.info.as_ref().map_or(2, |info| info.io_entries);
+        let sqe = Sqe::connect(qid, entries.saturating_sub(1), ConnectAttributes::empty(), 0);
+        let data = Data::Write(Buffer::from(data.as_bytes().to_vec()));
+        self.send_on_io_queue(now, qid, sqe, data, Purpose::IoConnect(qid));
+    }
+
+    /// A refusal ends the attempt, but not the controller, even with DNR: the admin queue's Connect
+    /// was accepted, so what is refused here may be an association that the controller has lost.
+    pub(super) fn io_queue_connected(&mut self, now: Instant, qid: u16, status: Status) {
+        if status.is_success() {
+            self.io_queue_live(now, qid);
+        } else {
+            self.io_queue_refused(now, qid, Purpose::IoConnect(qid).name(), status);
+        }
+    }
+
+    pub(super) fn cq_created(&mut self, now: Instant, qid: u16, status: Status) {
+        if !status.is_success() {
+            return self.io_queue_refused(now, qid, Purpose::CreateCq(qid).name(), status);
+        }
+        let Some(IoQueue::Starting(sq)) = self.link.io.queues.get_mut(&qid) else { return };
+        if let Some(sq) = sq.take() {
+            self.send(now, sq, Data::None, Purpose::CreateSq(qid));
+        }
+    }
+
+    pub(super) fn sq_created(&mut self, now: Instant, qid: u16, status: Status) {
+        if status.is_success() {
+            self.io_queue_live(now, qid);
+        } else {
+            self.io_queue_refused(now, qid, Purpose::CreateSq(qid).name(), status);
+        }
+    }
+
+    fn io_queue_refused(&mut self, now: Instant, qid: u16, command: &'static str, status: Status) {
+        if self.wanted.contains(&qid) {
+            let error = self.command_error(command, status);
+            self.fail(now, error);
+        } else {
+            self.link.io.queues.remove(&qid);
+            self.io_queue_settled(now);
+        }
+    }
+
+    fn io_queue_live(&mut self, now: Instant, qid: u16) {
+        let wanted = self.wanted.contains(&qid);
+        let queue = if wanted { IoQueue::Live } else { IoQueue::Left };
+        self.link.io.queues.insert(qid, queue);
+        if wanted {
+            let in_capsule = self.link.in_capsule;
+            self.actions.push_back(Action::QueueLive { qid, in_capsule });
+        }
+        self.io_queue_settled(now);
+    }
+
+    /// Goes live once nothing is being opened any more.
+    fn io_queue_settled(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::BringUp(Step::IoQueues)) && self.link.io.all_settled() {
+            self.go_live(now);
+        }
+    }
+
+    pub(super) fn io_queue_failed(&mut self, now: Instant, qid: u16, error: TransportError) {
+        if self.wanted.contains(&qid) && self.link.io.queues.contains_key(&qid) {
+            self.fail(now, ControllerError::Transport(error));
+        } else {
+            self.link.io.queues.remove(&qid);
+            self.io_queue_settled(now);
+        }
+    }
+
+    pub(super) fn io_queue_timeout(&mut self, now: Instant) {
+        if self.link.io.deadline().is_some_and(|at| at <= now) {
+            let error = self.timeout_error("opening an I/O queue", self.config.connect_timeout);
+            self.fail(now, error);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What belongs to one association, and goes with it.
+
+use super::action::ControllerError;
+use super::ana_read::AnaReader;
+use super::identify_check::Identified;
+use super::io_queues::IoQueues;
+use super::keep_alive::KeepAlive;
+use super::scan::Scan;
+use crate::spec::registers::{Cap, Version};
+use crate::time::{Duration, Instant, earlier};
+use crate::transport::TransportKind;
+
+/// Commands that a queue ended by itself; why, it says next.
+#[derive(Debug)]
+pub(super) struct Aborted {
+    pub(super) at: Instant,
+    pub(super) error: ControllerError,
+}
+
+/// The limit of a wait that is not that of one command.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) at: Instant,
+    pub(super) what: &'static str,
+    pub(super) limit: Duration,
+}
+
+/// One association, from [`Associate`](super::Action::Associate) until it is torn down.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// There is something to tear down.
+    pub(super) present: bool,
+    pub(super) kind: TransportKind,
+    /// Most bytes that the transport moves with one command.
+    pub(super) transport_max: Option<usize>,
+    /// Limit of the present step of bring-up.
+    pub(super) limit: Option<Limit>,
+    /// When to read `CSTS` again.
+    pub(super) poll_at: Option<Instant>,
+    /// A register in memory is being read.
+    pub(super) reading: bool,
+    pub(super) cap: Cap,
+    pub(super) version: Version,
+    /// Units of 500 ms that the controller may take to become ready (`CRTO.CRWMT`).
+    pub(super) ready_timeout: u32,
+    /// The controller that Connect gave.
+    pub(super) cntlid: u16,
+    pub(super) identified: Option<Identified>,
+    /// Bytes of write data that go inside a command capsule of an I/O queue.
+    pub(super) in_capsule: usize,
+    pub(super) aborted: Option<Aborted>,
+    pub(super) keep_alive: KeepAlive,
+    pub(super) io: IoQueues,
+    pub(super) ana: AnaReader,
+    pub(super) scan: Scan,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            present: false,
+            kind: TransportKind::Fabrics,
+            transport_max: None,
+            limit: None,
+            poll_at: None,
+            reading: false,
+            cap: Cap::default(),
+            version: Version::default(),
+            ready_timeout: 0,
+            cntlid: 0,
+            identified: None,
+            in_capsule: 0,
+            aborted: None,
+            keep_alive: KeepAlive::default(),
+            io: IoQueues::default(),
+            ana: AnaReader::default(),
+            scan: Scan::default(),
+        }
+    }
+}
+
+impl Link {
+    pub(super) const fn associated(&self) -> bool {
+        self.present
+    }
+
+    /// When the present step of bring-up wants to go on, or has failed.
+    pub(super) fn step_deadline(&self) -> Option<Instant> {
+        earlier(self.limit.map(|l| l.at), self.poll_at)
+    }
+
+    /// When anything else of an association that is made or used is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let at = earlier(self.keep_alive.deadline(), self.io.deadline());
+        earlier(at, earlier(self.ana.deadline(), self.scan.deadline()))
+    }
+}

@@ -1,0 +1,232 @@
+//! Loss of an association, the way back, and the end: error recovery, reconnect, `ctrl_loss_tmo`,
+//! `fast_io_fail_tmo`, delete.
+
+use super::action::{Action, ControllerError, ControllerEvent, RemovedCause};
+use super::bringup::Step;
+use super::link::Link;
+use super::machine::{Controller, Phase};
+use super::state::State;
+use crate::time::{Instant, earlier};
+
+/// What follows once the driver has taken the association apart.
+#[derive(Debug)]
+pub(super) enum Goal {
+    /// Another attempt, not before this time.
+    Retry(Instant),
+    /// The end.
+    Remove(RemovedCause),
+}
+
+/// The time without a live controller: what began it and what was tried.
+#[derive(Debug, Default)]
+pub(super) struct Loss {
+    /// When it began; `None` while live, and before the start.
+    since: Option<Instant>,
+    /// Attempts that failed in it.
+    attempts: u32,
+    /// Waits begun in it; each is longer than the one before.
+    waits: u32,
+    /// `fast_io_fail_tmo` has been told.
+    told: bool,
+}
+
+impl Loss {
+    pub(super) fn begin(&mut self, now: Instant) {
+        *self = Self { since: Some(now), ..Self::default() };
+    }
+
+    pub(super) fn end(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Controller {
+    /// The association is gone: the driver has killed it and taken all its queues apart. The answer
+    /// to [`Action::Teardown`].
+    pub fn torn_down(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::TearingDown(_)) {
+            return;
+        }
+        self.abort_passthrough_in_flight();
+        self.link = Link::default();
+        match std::mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::TearingDown(Goal::Retry(at)) => self.retry(now, at),
+            Phase::TearingDown(Goal::Remove(cause)) => self.finish(cause),
+            other => self.phase = other,
+        }
+    }
+
+    /// Asks for a new association: a live controller is taken apart and brought up again at once,
+    /// and a wait for the next attempt is cut short. In all other states nothing happens.
+    pub fn reset(&mut self, now: Instant, reason: String) {
+        match self.phase {
+            Phase::Live => {
+                let address = self.config.address.clone();
+                self.fail(now, ControllerError::Reset { address, reason });
+            }
+            Phase::Waiting(_) => self.phase = Phase::Waiting(now),
+            _ => {}
+        }
+    }
+
+    /// Gives the controller up, from any state. A live one is told first (`CC.SHN`), in bounded
+    /// time. Ends with [`ControllerEvent::Removed`]; does nothing when called again.
+    pub fn delete(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Idle) {
+            // The table of states has no way from New to Deleting.
+            self.set_state(State::Connecting);
+        }
+        self.remove(now, RemovedCause::Deleted);
+    }
+
+    /// The association, or the attempt to make one, failed.
+    pub(super) fn fail(&mut self, now: Instant, error: ControllerError) {
+        match self.phase {
+            Phase::Live => {
+                self.set_state(State::Resetting);
+                self.loss.begin(now);
+            }
+            Phase::BringUp(_) => self.loss.attempts = self.loss.attempts.saturating_add(1),
+            // The controller could not be told that it is deleted; so be it.
+            Phase::ShuttingDown(_) => return self.tear_down(Goal::Remove(RemovedCause::Deleted)),
+            _ => return,
+        }
+        let at = self.next_attempt(now, &error);
+        let in_time = self.removal_at().is_none_or(|end| at < end);
+        self.emit(ControllerEvent::Failed {
+            error,
+            attempt: self.loss.attempts,
+            retry_at: in_time.then_some(at),
+        });
+        if self.link.associated() {
+            self.tear_down(Goal::Retry(at));
+        } else {
+            self.retry(now, at);
+        }
+    }
+
+    /// The controller said that it never will do what it was asked: trying again is of no use.
+    pub(super) fn refuse(&mut self, now: Instant, error: ControllerError) {
+        self.loss.attempts = self.loss.attempts.saturating_add(1);
+        self.emit(ControllerEvent::Failed {
+            error: error.clone(),
+            attempt: self.loss.attempts,
+            retry_at: None,
+        });
+        self.remove(now, RemovedCause::Refused(error));
+    }
+
+    fn next_attempt(&mut self, now: Instant, error: &ControllerError) -> Instant {
+        if matches!(error, ControllerError::Reset { .. }) {
+            return now;
+        }
+        let waits = self.loss.waits;
+        self.loss.waits = waits.saturating_add(1);
+        now + self.jitter.backoff(self.config.reconnect_delay, waits)
+    }
+
+    fn retry(&mut self, now: Instant, at: Instant) {
+        self.link = Link::default();
+        self.set_state(State::Connecting);
+        if at <= now {
+            self.begin_attempt(now);
+        } else {
+            self.phase = Phase::Waiting(at);
+        }
+    }
+
+    /// Begins the end, whatever the phase; the first cause stays.
+    pub(super) fn remove(&mut self, now: Instant, cause: RemovedCause) {
+        match &mut self.phase {
+            Phase::Gone | Phase::ShuttingDown(_) | Phase::TearingDown(Goal::Remove(_)) => return,
+            Phase::TearingDown(goal) => {
+                *goal = Goal::Remove(cause);
+                self.set_state(State::Deleting);
+                return;
+            }
+            Phase::Idle | Phase::Waiting(_) | Phase::BringUp(_) | Phase::Live => {}
+        }
+        self.set_state(State::Deleting);
+        if self.is_live() {
+            self.begin_shutdown(now);
+        } else if self.has_association() && self.link.associated() {
+            self.tear_down(Goal::Remove(cause));
+        } else {
+            self.finish(cause);
+        }
+    }
+
+    fn finish(&mut self, cause: RemovedCause) {
+        self.phase = Phase::Gone;
+        self.link = Link::default();
+        self.loss.end();
+        self.set_state(State::Dead);
+        self.emit(ControllerEvent::Removed(cause));
+    }
+
+    /// Has the association taken apart. What was asked of the driver and not yet taken is withdrawn,
+    /// and the data of passthrough commands among it goes back to their owners.
+    pub(super) fn tear_down(&mut self, goal: Goal) {
+        self.phase = Phase::TearingDown(goal);
+        let actions = std::mem::take(&mut self.actions);
+        let mut withdrawn = Vec::new();
+        for action in actions {
+            match action {
+                Action::Submit { data, tag, .. } => withdrawn.push((tag, data)),
+                Action::Event(_) => self.actions.push_back(action),
+                Action::Associate
+                | Action::OpenQueue(_)
+                | Action::ReadRegister { .. }
+                | Action::WriteRegister { .. }
+                | Action::QueueLive { .. }
+                | Action::Teardown => {}
+            }
+        }
+        self.actions.push_back(Action::Teardown);
+        self.abort_unsent(withdrawn);
+    }
+
+    /// When the loss has lasted too long; `None`: never, or there is none.
+    fn removal_at(&self) -> Option<Instant> {
+        Some(self.loss.since? + self.config.ctrl_loss_tmo?)
+    }
+
+    fn fast_fail_at(&self) -> Option<Instant> {
+        if self.loss.told {
+            return None;
+        }
+        Some(self.loss.since? + self.config.fast_io_fail_tmo?)
+    }
+
+    /// The next of the two times that run from the loss, whatever else goes on.
+    pub(super) fn loss_deadline(&self) -> Option<Instant> {
+        if self.state.is_terminal() {
+            return None;
+        }
+        earlier(self.removal_at(), self.fast_fail_at())
+    }
+
+    pub(super) fn loss_timeout(&mut self, now: Instant) {
+        if self.state.is_terminal() {
+            return;
+        }
+        if self.fast_fail_at().is_some_and(|at| at <= now) {
+            self.loss.told = true;
+            self.emit(ControllerEvent::FastIoFail);
+        }
+        if self.removal_at().is_some_and(|at| at <= now) {
+            self.remove(now, RemovedCause::LossTimeout);
+        }
+    }
+
+    /// All that bring-up has to do is done.
+    pub(super) fn go_live(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::BringUp(Step::IoQueues)) || !self.set_state(State::Live) {
+            return;
+        }
+        self.phase = Phase::Live;
+        self.loss.end();
+        self.send_event_request(now);
+        self.rescan(now);
+    }
+}
