@@ -1,0 +1,6 @@
+//! The controller state machine against a model controller, in virtual time.
+
+mod bringup;
+mod model;
+mod recovery;
+mod rig;
