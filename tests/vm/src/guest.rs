@@ -24,6 +24,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Brings a script the functions of `guest/*.sh`.
 pub(crate) const LIBRARIES: &str = ". /etc/target.sh; . /etc/linux.sh\n";
 
+/// The guest's address in QEMU's network, as `guest/init` sets it.
+const ADDRESS: [u8; 4] = [10, 0, 2, 15];
+
 /// The name of the target's subsystem.
 pub const SUBNQN: &str = "nqn.2014-08.com.example:nvme-host:guest";
 /// The serial number of the target's subsystem.
@@ -230,6 +233,15 @@ impl Guest {
         at.and_then(|at| self.addresses.get(at))
             .copied()
             .ok_or(Error::Unknown { what: "port", number: port.into() })
+    }
+
+    /// Where the target's port (from 1) is inside the guest, which is also what the guest's
+    /// discovery log names. The host reaches it by [`Guest::addr`] only.
+    ///
+    /// # Errors
+    /// As [`Guest::addr`].
+    pub fn guest_addr(&self, port: u16) -> Result<SocketAddr> {
+        Ok(SocketAddr::from((ADDRESS, self.check_port(port)?)))
     }
 
     /// The name of the target's subsystem.

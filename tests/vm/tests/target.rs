@@ -35,10 +35,15 @@ fn both_ports_answer_an_initialize_request() -> Result<()> {
 #[test]
 fn discovery_answers_at_both_ports() -> Result<()> {
     let guest = Guest::shared()?;
-    for service in [4420, 4421] {
-        let log = guest
-            .sh(&format!("modprobe nvme-tcp && nvme discover -t tcp -a 127.0.0.1 -s {service}"))?;
-        assert!(log.contains(guest.subnqn()), "{log}");
+    for port in [1, 2] {
+        let address = guest.guest_addr(port)?;
+        let (ip, service) = (address.ip(), address.port());
+        let log = guest.sh(&format!(
+            "modprobe nvme-tcp && nvme discover -t tcp -a {ip} -s {service} -o json"
+        ))?;
+        for word in [guest.subnqn(), &ip.to_string(), &service.to_string()] {
+            assert!(log.contains(&format!("\"{word}\"")), "{word} in {log}");
+        }
     }
     Ok(())
 }
