@@ -188,10 +188,10 @@ impl Slots {
         match self.slots.get(usize::from(index)) {
             None => Err("no such command can exist on this queue"),
             Some(slot) if slot.generation != generation => {
-                Err("an identifier of another generation, long completed or never used")
+                Err("an identifier of another generation, long completed")
             }
             Some(slot) if matches!(slot.phase, Phase::Free | Phase::Draining) => {
-                Err("the command has already been completed")
+                Err("it is not in flight: already completed, or never sent")
             }
             Some(_) => Ok(index),
         }
