@@ -1,1 +1,49 @@
-//! The multipath head: hosts, subsystems, heads, paths, failover, delayed removal, pins, events.
+//! The multipath head.
+//!
+//! A [`Host`] connects to controllers by URL, joins the namespaces that are the same into
+//! [`Head`]s, and keeps each head through the loss of its paths: I/O fails over, or waits, and only
+//! after a chosen time without any path is the head removed. A path that returns first cancels the
+//! removal.
+//!
+//! - [`Host`], [`HostOptions`]: made first, shut down last; [`Host::connect`] gives a [`Controller`].
+//! - [`Channel`]: the I/O of one thread; [`Channel::submit`], [`Channel::poll`].
+//! - [`DelayedRemoval`]: how long a head outlives its last path, per host and per head.
+//! - [`PinGuard`]: what keeps the library alive; [`Host::pin_count`] must come back to where it was.
+//! - [`Events`]: what happened.
+//!
+//! This crate names no transport: transports are handed in with [`HostOptions::transport`].
+
+#![forbid(unsafe_code)]
+
+mod channel;
+mod clock;
+mod control;
+mod controller;
+mod discovery;
+mod error;
+mod event;
+mod head;
+mod host;
+mod ids;
+mod lifecycle;
+mod mailbox;
+mod options;
+mod pin;
+mod sync;
+mod view;
+mod window;
+
+pub use channel::{BlockingError, Channel, IoCompletion, IoRequest};
+pub use clock::MonotonicClock;
+pub use controller::Controller;
+pub use discovery::DiscoveredSubsystem;
+pub use error::{HostError, IoError, IoOp, ParkLimit, SubmitError, SubmitReason};
+pub use event::{Event, Events, TimedEvent};
+pub use head::{Head, HeadState, HeadStats, PathInfo};
+pub use host::Host;
+pub use ids::ControllerId;
+pub use nvme_core as core;
+pub use options::{ChannelOptions, ControllerOptions, HostOptions};
+pub use pin::{PinGuard, PinHolder, PinReason, PinsClosed};
+pub use view::Geometry;
+pub use window::{DelayedRemoval, LossCause, Window};

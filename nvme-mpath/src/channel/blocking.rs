@@ -1,0 +1,87 @@
+//! Blocking calls, for programs that do one thing at a time.
+
+use std::sync::Arc;
+
+use nvme_core::buffer::Buffer;
+use nvme_core::time::Duration;
+
+use super::{Channel, IoRequest};
+use crate::error::{IoError, SubmitError};
+use crate::head::Head;
+
+/// Why a blocking call did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlockingError {
+    /// The request was not accepted.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The request failed.
+    #[error("{error}")]
+    Io {
+        /// Why.
+        error: Box<IoError>,
+        /// Its buffer.
+        buffer: Buffer,
+    },
+}
+
+impl Channel {
+    /// Reads as many blocks as fit into `buffer`, and gives it back.
+    ///
+    /// # Errors
+    /// See [`BlockingError`].
+    pub fn read(
+        &mut self,
+        head: &Arc<Head>,
+        slba: u64,
+        buffer: Buffer,
+    ) -> Result<Buffer, BlockingError> {
+        self.run(head, IoRequest::read(slba, buffer, 0))
+    }
+
+    /// Writes the blocks in `buffer`, and gives it back.
+    ///
+    /// # Errors
+    /// See [`BlockingError`].
+    pub fn write(
+        &mut self,
+        head: &Arc<Head>,
+        slba: u64,
+        buffer: Buffer,
+    ) -> Result<Buffer, BlockingError> {
+        self.run(head, IoRequest::write(slba, buffer, 0))
+    }
+
+    /// Makes what was written before durable.
+    ///
+    /// # Errors
+    /// See [`BlockingError`].
+    pub fn sync(&mut self, head: &Arc<Head>) -> Result<(), BlockingError> {
+        self.run(head, IoRequest::flush(0)).map(drop)
+    }
+
+    /// Submits one request and waits for it. Other completions are kept for the next
+    /// [`poll`](Self::poll).
+    fn run(&mut self, head: &Arc<Head>, mut request: IoRequest) -> Result<Buffer, BlockingError> {
+        request.blocking = true;
+        self.submit(head, request)?;
+        let mut done = Vec::new();
+        let mut others = std::mem::take(&mut self.backlog);
+        let found = loop {
+            self.poll(&mut done);
+            if let Some(place) = done.iter().position(|c| c.blocking) {
+                let found = done.swap_remove(place);
+                others.append(&mut done);
+                break found;
+            }
+            others.append(&mut done);
+            self.wait(Duration::from_secs(1));
+        };
+        self.backlog = others;
+        match found.result {
+            Ok(()) => Ok(found.buffer),
+            Err(error) => Err(BlockingError::Io { error, buffer: found.buffer }),
+        }
+    }
+}

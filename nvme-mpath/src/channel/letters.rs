@@ -1,0 +1,86 @@
+//! What the control plane tells a channel.
+
+use nvme_core::time::Instant;
+use nvme_core::transport::{Completion, Queue};
+
+use super::parked::Hopeless;
+use super::request::{IoCompletion, Place};
+use super::{Channel, reap};
+use crate::ids::AssociationId;
+use crate::mailbox::{Command, Letter};
+
+impl Channel {
+    pub(super) fn read_letters(&mut self, now: Instant, done: &mut Vec<IoCompletion>) {
+        for letter in self.letters.take() {
+            match letter {
+                Letter::QueueUp { association, queue, traffic } => {
+                    self.queues.add(association, queue, traffic, self.sleep.epoll());
+                }
+                Letter::QueueDown(association) => self.queue_down(association, now, done),
+                Letter::QueueRefused { association, granted } => {
+                    self.queues.set_refused(association, granted);
+                }
+                Letter::Shutdown => self.shut_down(now, done),
+            }
+        }
+        // Views may have changed, or a queue come: whatever waits tries again.
+        for known in self.heads.iter_mut() {
+            known.refresh();
+        }
+        self.unpark_all();
+        if self.slab.used() == 0 {
+            self.heads.clear();
+        }
+    }
+
+    /// The association was killed: its queue is taken apart, its requests go elsewhere.
+    fn queue_down(
+        &mut self,
+        association: AssociationId,
+        now: Instant,
+        done: &mut Vec<IoCompletion>,
+    ) {
+        if let Some(place) = self.queues.find(association) {
+            let mut gone = self.queues.remove(place, self.sleep.epoll());
+            self.take_rest(&mut *gone.queue, now, done);
+            drop(gone);
+        }
+        let channel = self.letters.id;
+        self.shared.commands.send(Command::QueueReleased { association, channel });
+    }
+
+    /// Takes out of a dead queue what it still has: answers that came before it died, and the
+    /// commands that it ends itself.
+    fn take_rest(&mut self, queue: &mut dyn Queue, now: Instant, done: &mut Vec<IoCompletion>) {
+        let (slab, troubled) = (&mut self.slab, &mut self.troubled);
+        let mut sink = |c: Completion| reap(slab, troubled, done, c);
+        let mut rounds = 0;
+        while queue.in_flight() > 0 && rounds < 1000 {
+            queue.poll(now, &mut sink);
+            rounds += 1;
+        }
+        self.mark_lost();
+    }
+
+    /// Ends every request, whatever it waits for.
+    fn shut_down(&mut self, now: Instant, done: &mut Vec<IoCompletion>) {
+        self.closed = true;
+        while self.queues.len() > 0 {
+            let mut gone = self.queues.remove(0, self.sleep.epoll());
+            self.take_rest(&mut *gone.queue, now, done);
+        }
+        self.troubled.clear();
+        self.waiting.clear();
+        self.delayed.clear();
+        self.unpark_all();
+        self.waiting.clear();
+        self.parked.hopeless.clear();
+        for (at, entry) in self.slab.iter_mut() {
+            if !matches!(entry.place, Place::Free { .. }) {
+                entry.place = Place::Waiting;
+                self.parked.hopeless.push((at, Hopeless::Shutdown));
+            }
+        }
+        self.finish_hopeless(done);
+    }
+}

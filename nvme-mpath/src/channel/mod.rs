@@ -1,0 +1,306 @@
+//! The data plane of one thread.
+//!
+//! A [`Channel`] owns one I/O queue per controller, a slab of requests, and copies of the views of
+//! the heads that it uses. Requests never leave it: in flight, parked or held, they complete in its
+//! [`poll`](Channel::poll), on the caller's thread, exactly once.
+
+mod blocking;
+mod heads;
+mod letters;
+mod outcome;
+mod parked;
+mod queues;
+mod request;
+mod route;
+mod sleep;
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nvme_core::buffer::Buffer;
+use nvme_core::spec::Status;
+use nvme_core::time::Instant;
+use nvme_core::transport::{Completion, QueueStatus};
+
+use crate::error::{IoOp, SubmitError, SubmitReason};
+use crate::head::Head;
+use crate::host::Shared;
+use crate::mailbox::{ChannelShared, Command};
+use crate::options::ChannelOptions;
+use crate::view::Geometry;
+pub use blocking::BlockingError;
+use heads::Heads;
+use parked::Parked;
+use queues::Queues;
+use request::Slab;
+pub use request::{IoCompletion, IoRequest};
+use sleep::Sleep;
+
+/// A queue with nothing in flight is looked at once in so many polls: it can only have died.
+const IDLE_ROUNDS: u32 = 64;
+
+/// The I/O of one thread. `Send`, not `Sync`: it may be moved, but not shared.
+///
+/// Dropping a channel closes its queues; requests that are under way are not completed, and their
+/// buffers are dropped after the queues are closed.
+pub struct Channel {
+    shared: Arc<Shared>,
+    letters: Arc<ChannelShared>,
+    options: ChannelOptions,
+    // Declared, and so dropped, before the slab: nothing may touch a buffer that is freed.
+    queues: Queues,
+    heads: Heads,
+    slab: Slab,
+    /// Requests on the way to a queue, when queues were full.
+    waiting: VecDeque<u32>,
+    parked: Parked,
+    /// Requests to be sent again, by time.
+    delayed: BinaryHeap<std::cmp::Reverse<(Instant, u32)>>,
+    /// Commands that did not succeed, collected while a queue is polled.
+    troubled: Vec<Trouble>,
+    /// Completions that a blocking call met and that belong to somebody else.
+    backlog: Vec<IoCompletion>,
+    sleep: Sleep,
+    /// When requests are next looked at for time limits.
+    check_at: Instant,
+    rounds: u32,
+    closed: bool,
+}
+
+/// A command that did not succeed.
+struct Trouble {
+    at: u32,
+    status: Status,
+    /// It never reached an answer: the queue died.
+    lost: bool,
+}
+
+impl Channel {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        letters: Arc<ChannelShared>,
+        options: ChannelOptions,
+    ) -> std::io::Result<Self> {
+        let depth = options.depth.clamp(1, 1 << 16);
+        let sleep = Sleep::new(&letters)?;
+        Ok(Self {
+            shared,
+            letters,
+            options,
+            queues: Queues::default(),
+            heads: Heads::default(),
+            slab: Slab::new(depth),
+            waiting: VecDeque::with_capacity(depth),
+            parked: Parked::with_capacity(depth),
+            delayed: BinaryHeap::with_capacity(depth),
+            troubled: Vec::with_capacity(depth),
+            backlog: Vec::new(),
+            sleep,
+            check_at: Instant::ZERO,
+            rounds: 0,
+            closed: false,
+        })
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.slab.used() + self.backlog.len()
+    }
+
+    /// Most requests that can be under way.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.slab.depth()
+    }
+
+    /// Requests that wait for a path.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Hands in a request. It may stay in a batch until [`flush`](Self::flush) or
+    /// [`poll`](Self::poll).
+    ///
+    /// # Errors
+    /// [`SubmitError`] with the buffer: the request cannot be right, or the channel is full. What
+    /// goes wrong later, a path that is missing included, is told by the completion.
+    pub fn submit(&mut self, head: &Arc<Head>, mut request: IoRequest) -> Result<(), SubmitError> {
+        let place = self.heads.place(head);
+        let known = &mut self.heads[place];
+        known.refresh();
+        let checked = check(&known.view.geometry, &request).and_then(|blocks| {
+            if self.slab.is_full() {
+                return Err(SubmitReason::Full { depth: self.slab.depth() });
+            }
+            if !std::ptr::eq(head.host.as_ptr(), Arc::as_ptr(&self.shared)) {
+                return Err(SubmitReason::ForeignHead);
+            }
+            Ok(blocks)
+        });
+        match checked {
+            Ok(blocks) => request.blocks = blocks,
+            Err(reason) => return Err(SubmitError { reason, buffer: request.buffer }),
+        }
+        if self.check_at == Instant::NEVER {
+            self.check_at = Instant::ZERO;
+        }
+        let Some(at) = self.slab.insert(request, place) else {
+            let reason = SubmitReason::Full { depth: self.slab.depth() };
+            return Err(SubmitError { reason, buffer: Buffer::empty() });
+        };
+        if self.waiting.is_empty() {
+            self.send(at);
+        } else {
+            self.waiting.push_back(at);
+        }
+        Ok(())
+    }
+
+    /// Sends what was submitted.
+    pub fn flush(&mut self) {
+        for q in self.queues.iter_mut().filter(|q| q.dirty) {
+            q.dirty = false;
+            q.queue.flush();
+        }
+    }
+
+    /// Makes progress: sends, receives, and appends what has ended to `done`. Returns how many.
+    /// Never blocks.
+    pub fn poll(&mut self, done: &mut Vec<IoCompletion>) -> usize {
+        let before = done.len();
+        let now = self.shared.clock.now();
+        done.append(&mut self.backlog);
+        if self.letters.pending() {
+            self.read_letters(now, done);
+        }
+        self.poll_queues(now, done);
+        if !self.troubled.is_empty() {
+            self.handle_trouble(now, done);
+        }
+        if !self.waiting.is_empty() {
+            self.send_waiting();
+        }
+        if now >= self.check_at {
+            self.check_times(now, done);
+        }
+        self.finish_hopeless(done);
+        self.flush();
+        done.len() - before
+    }
+
+    fn poll_queues(&mut self, now: Instant, done: &mut Vec<IoCompletion>) {
+        self.rounds = self.rounds.wrapping_add(1);
+        let all = self.rounds.is_multiple_of(IDLE_ROUNDS);
+        let mut place = 0;
+        while place < self.queues.len() {
+            let q = self.queues.at(place);
+            let due = q.queue.deadline().is_some_and(|d| d <= now);
+            if q.queue.in_flight() == 0 && !(q.woken || q.dirty || due || all) {
+                place += 1;
+                continue;
+            }
+            (q.woken, q.dirty) = (false, false);
+            let (slab, troubled) = (&mut self.slab, &mut self.troubled);
+            let mut taken = 0;
+            let mut sink = |c: Completion| {
+                taken += 1;
+                reap(slab, troubled, done, c);
+            };
+            match q.queue.poll(now, &mut sink) {
+                QueueStatus::Failed(error) => {
+                    self.queue_died(place, error);
+                }
+                _ => {
+                    q.count(taken);
+                    place += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Takes one completion: done, or trouble.
+fn reap(
+    slab: &mut Slab,
+    troubled: &mut Vec<Trouble>,
+    done: &mut Vec<IoCompletion>,
+    completion: Completion,
+) {
+    // Queues answer each command once; were one to break that rule, the tag's generation keeps it
+    // from reaching a request that is not its own.
+    let Some(at) = slab.find(completion.tag) else { return };
+    let status = completion.cqe.status();
+    let entry = &mut slab[at];
+    entry.data = completion.data;
+    if !status.is_success() {
+        entry.place = request::Place::Waiting;
+        troubled.push(Trouble { at, status, lost: false });
+        return;
+    }
+    let done_with = slab.finish(at, Ok(()));
+    done.push(done_with);
+}
+
+/// Whether a request can be right; the number of blocks that it is about.
+fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> {
+    let block_size = geometry.block_size;
+    let blocks = match request.op {
+        IoOp::Flush => return Ok(0),
+        IoOp::WriteZeroes => {
+            let most = 1 << 16;
+            if request.blocks == 0 || request.blocks > most {
+                let (len, max) = (request.blocks as usize, most as usize);
+                let size = block_size as usize;
+                return Err(SubmitReason::TooLarge { len: len * size, max: max * size });
+            }
+            u64::from(request.blocks)
+        }
+        IoOp::Read | IoOp::Write => {
+            let len = request.buffer.len();
+            if len == 0 || !len.is_multiple_of(block_size as usize) {
+                return Err(SubmitReason::Unaligned { len, block_size });
+            }
+            if len > geometry.max_transfer {
+                return Err(SubmitReason::TooLarge { len, max: geometry.max_transfer });
+            }
+            if geometry.metadata_size != 0 {
+                return Err(SubmitReason::Metadata { bytes: geometry.metadata_size });
+            }
+            (len / block_size as usize) as u64
+        }
+    };
+    if geometry.read_only && request.op != IoOp::Read {
+        return Err(SubmitReason::ReadOnly);
+    }
+    let (slba, capacity) = (request.slba, geometry.blocks);
+    if slba.checked_add(blocks).is_none_or(|end| end > capacity) {
+        return Err(SubmitReason::OutOfRange { slba, blocks, capacity });
+    }
+    u32::try_from(blocks).map_err(|_| SubmitReason::OutOfRange { slba, blocks, capacity })
+}
+
+impl AsFd for Channel {
+    /// The descriptor to wait on for reading, after [`prepare_to_sleep`](Channel::prepare_to_sleep)
+    /// said that it is worth waiting.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let fd: &OwnedFd = self.sleep.epoll();
+        fd.as_fd()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.shared.commands.send(Command::ChannelClosed(self.letters.id));
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (used, depth) = (self.slab.used(), self.slab.depth());
+        write!(f, "Channel({used}/{depth} requests, {} parked)", self.parked.len())
+    }
+}

@@ -1,0 +1,152 @@
+//! What becomes of a command that did not succeed: retry, failover, or failure.
+
+use std::cmp::Reverse;
+use std::sync::atomic::Ordering;
+
+use nvme_core::spec::Status;
+use nvme_core::time::{Duration, Instant};
+use nvme_core::transport::TransportError;
+
+use super::request::{IoCompletion, Place};
+use super::{Channel, Trouble};
+use crate::error::IoError;
+use crate::mailbox::Command;
+
+/// Path errors that a request survives. A lost connection is none: that may happen any number of
+/// times. This is for controllers that answer "path error" for ever.
+const MAX_PATH_ERRORS: u32 = 100;
+
+/// How long a request waits after a path error when there is no other path.
+const PATH_ERROR_DELAY: Duration = Duration::from_millis(20);
+
+impl Channel {
+    /// A queue has ended: its requests go elsewhere, and the control plane is told.
+    pub(super) fn queue_died(&mut self, place: usize, error: TransportError) {
+        let gone = self.queues.remove(place, self.sleep.epoll());
+        let association = gone.association;
+        // Closed before its requests are sent again.
+        drop(gone);
+        self.mark_lost();
+        let channel = self.letters.id;
+        let commands = &self.shared.commands;
+        commands.send(Command::QueueFailed { association, channel, error });
+        commands.send(Command::QueueReleased { association, channel });
+    }
+
+    /// What a queue ended itself was not answered by a controller.
+    pub(super) fn mark_lost(&mut self) {
+        for trouble in &mut self.troubled {
+            trouble.lost |= trouble.status.is(Status::ABORTED_BY_HOST);
+        }
+    }
+
+    pub(super) fn handle_trouble(&mut self, now: Instant, done: &mut Vec<IoCompletion>) {
+        let mut troubled = std::mem::take(&mut self.troubled);
+        for trouble in troubled.drain(..) {
+            self.decide(&trouble, now, done);
+        }
+        self.troubled = troubled;
+    }
+
+    fn decide(&mut self, trouble: &Trouble, now: Instant, done: &mut Vec<IoCompletion>) {
+        let (at, status) = (trouble.at, trouble.status);
+        let association = self.slab[at].sent_on;
+        let known = &mut self.heads[self.slab[at].head];
+        known.refresh();
+        if trouble.lost {
+            known.head.counters.failovers.fetch_add(1, Ordering::Relaxed);
+            self.send(at);
+            return;
+        }
+        let path = known.view.paths.iter().find(|p| p.association == association);
+        let entry = &mut self.slab[at];
+        if status.is_path_related() && !status.dnr() {
+            entry.path_errors += 1;
+            if entry.path_errors <= MAX_PATH_ERRORS {
+                known.head.counters.failovers.fetch_add(1, Ordering::Relaxed);
+                let alone = known.view.paths.len() < 2;
+                if status.is_ana() {
+                    let nsid = path.map(|p| p.nsid);
+                    let generation = known.generation;
+                    known.avoided.push((association, generation));
+                    if let Some(nsid) = nsid {
+                        self.shared.commands.send(Command::AnaError { association, nsid });
+                    }
+                } else if alone {
+                    let errors = entry.path_errors;
+                    self.delay(at, now + PATH_ERROR_DELAY * errors);
+                    return;
+                }
+                self.send(at);
+                return;
+            }
+        } else if !status.dnr() && entry.retries < self.options.max_retries {
+            entry.retries += 1;
+            known.head.counters.retries.fetch_add(1, Ordering::Relaxed);
+            // CRD picks one of the controller's three delays (NVMe 2.1 §4.2.3, §5.1.13.2.1).
+            let crd = usize::from(status.crd());
+            let delay = match (crd.checked_sub(1), path) {
+                (Some(i), Some(path)) => path.retry_delays[i],
+                _ => Duration::ZERO,
+            };
+            if delay.is_zero() {
+                self.send(at);
+            } else {
+                self.delay(at, now + delay);
+            }
+            return;
+        }
+        let head = known.head.name().to_owned();
+        let (op, slba, blocks) = (entry.op, entry.slba, entry.blocks);
+        self.fail(at, IoError::Status { head, op, slba, blocks, status }, done);
+    }
+
+    /// The request is sent again at `when`.
+    fn delay(&mut self, at: u32, when: Instant) {
+        self.slab[at].place = Place::Delayed;
+        self.delayed.push(Reverse((when, at)));
+        self.check_at = self.check_at.min(when);
+    }
+
+    /// Looks at everything that has a time limit, and sets when to look again.
+    pub(super) fn check_times(&mut self, now: Instant, done: &mut Vec<IoCompletion>) {
+        while let Some(&Reverse((when, at))) = self.delayed.peek() {
+            if when > now {
+                break;
+            }
+            self.delayed.pop();
+            self.slab[at].place = Place::Waiting;
+            self.send(at);
+        }
+        let mut next = self.delayed.peek().map(|Reverse((when, _))| *when);
+        next = nvme_core::time::earlier(next, self.check_parked(now));
+        next = nvme_core::time::earlier(next, self.check_overdue(now));
+        self.finish_hopeless(done);
+        self.check_at = next.unwrap_or(Instant::NEVER);
+    }
+
+    /// Finds commands that were not answered in time; their controller is then reset.
+    fn check_overdue(&mut self, now: Instant) -> Option<Instant> {
+        let limit = self.options.io_timeout;
+        let mut next = None;
+        for (_, entry) in self.slab.iter_mut() {
+            let Place::InFlight(association) = entry.place else { continue };
+            if entry.sent_at == Instant::ZERO {
+                entry.sent_at = now;
+            }
+            if entry.sent_at + limit > now {
+                next = nvme_core::time::earlier(next, Some(entry.sent_at + limit));
+                continue;
+            }
+            let Some(place) = self.queues.find(association) else { continue };
+            let q = self.queues.at(place);
+            if !std::mem::replace(&mut q.overdue, true) {
+                self.shared.commands.send(Command::IoTimeout { association });
+            }
+        }
+        // New requests are stamped at the first look after their submission: the look comes often
+        // enough that the limit is kept to an eighth.
+        let look = now + limit / 8;
+        nvme_core::time::earlier(next, (self.slab.used() > 0).then_some(look))
+    }
+}

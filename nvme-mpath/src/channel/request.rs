@@ -1,0 +1,262 @@
+//! Requests: what a program hands in, what it gets back, and the slab that holds them meanwhile.
+
+use nvme_core::buffer::Buffer;
+use nvme_core::time::Instant;
+use nvme_core::transport::{Data, Tag};
+
+use crate::error::{IoError, IoOp};
+use crate::ids::AssociationId;
+
+/// One I/O to be done.
+#[derive(Debug)]
+pub struct IoRequest {
+    pub(crate) op: IoOp,
+    pub(crate) slba: u64,
+    pub(crate) blocks: u32,
+    pub(crate) buffer: Buffer,
+    pub(crate) user_data: u64,
+    pub(crate) fua: bool,
+    /// Made by a blocking call, which waits for its completion.
+    pub(crate) blocking: bool,
+}
+
+impl IoRequest {
+    fn new(op: IoOp, slba: u64, blocks: u32, buffer: Buffer, user_data: u64) -> Self {
+        Self { op, slba, blocks, buffer, user_data, fua: false, blocking: false }
+    }
+
+    /// Reads as many blocks as fit into `buffer`, from logical block `slba` on.
+    #[must_use]
+    pub fn read(slba: u64, buffer: Buffer, user_data: u64) -> Self {
+        Self::new(IoOp::Read, slba, 0, buffer, user_data)
+    }
+
+    /// Writes the blocks in `buffer` to logical block `slba` and on.
+    #[must_use]
+    pub fn write(slba: u64, buffer: Buffer, user_data: u64) -> Self {
+        Self::new(IoOp::Write, slba, 0, buffer, user_data)
+    }
+
+    /// Makes what was written before durable.
+    #[must_use]
+    pub fn flush(user_data: u64) -> Self {
+        Self::new(IoOp::Flush, 0, 0, Buffer::empty(), user_data)
+    }
+
+    /// Makes `blocks` blocks from `slba` on read as zeroes, without sending them. 1..=65,536 blocks.
+    #[must_use]
+    pub fn write_zeroes(slba: u64, blocks: u32, user_data: u64) -> Self {
+        Self::new(IoOp::WriteZeroes, slba, blocks, Buffer::empty(), user_data)
+    }
+
+    /// Force unit access: the write is durable when it completes; a read comes from the medium.
+    #[must_use]
+    pub const fn fua(mut self) -> Self {
+        self.fua = true;
+        self
+    }
+}
+
+/// The end of a request: exactly one for each that was accepted.
+#[derive(Debug)]
+pub struct IoCompletion {
+    /// The number given with the request.
+    pub user_data: u64,
+    /// What was done.
+    pub op: IoOp,
+    /// First logical block.
+    pub slba: u64,
+    /// How it went.
+    pub result: Result<(), Box<IoError>>,
+    /// The request's buffer. After a failed read its contents are undefined.
+    pub buffer: Buffer,
+    pub(crate) blocking: bool,
+}
+
+/// Where a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nowhere: the entry is free; `next` is the next free one.
+    Free { next: u32 },
+    /// On the way to a queue: new, or to be sent again.
+    Waiting,
+    /// In a queue.
+    InFlight(AssociationId),
+    /// Waiting for a path, since then.
+    Parked(Instant),
+    /// Waiting for its time to be sent again.
+    Delayed,
+}
+
+/// One request under way.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) place: Place,
+    generation: u16,
+    pub(super) op: IoOp,
+    pub(super) fua: bool,
+    pub(super) blocking: bool,
+    pub(super) blocks: u32,
+    pub(super) slba: u64,
+    pub(super) user_data: u64,
+    /// Place of the head in the channel's table.
+    pub(super) head: u32,
+    pub(super) retries: u32,
+    pub(super) path_errors: u32,
+    /// Where it was last sent.
+    pub(super) sent_on: AssociationId,
+    /// When it was sent, as far as time-outs are concerned; `ZERO` until the next look.
+    pub(super) sent_at: Instant,
+    /// When it was first parked; it does not begin anew when a path comes and fails.
+    pub(super) parked_at: Option<Instant>,
+    /// The data, while it is not in a queue.
+    pub(super) data: Data,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// A fixed number of requests, with a free list through the entries.
+#[derive(Debug)]
+pub(super) struct Slab {
+    entries: Box<[Entry]>,
+    free: u32,
+    used: usize,
+}
+
+impl Slab {
+    /// `depth` is 1..=65,536.
+    pub(super) fn new(depth: usize) -> Self {
+        let entry = |i: usize| Entry {
+            place: Place::Free { next: if i + 1 == depth { NONE } else { i as u32 + 1 } },
+            generation: 0,
+            op: IoOp::Flush,
+            fua: false,
+            blocking: false,
+            blocks: 0,
+            slba: 0,
+            user_data: 0,
+            head: 0,
+            retries: 0,
+            path_errors: 0,
+            sent_on: AssociationId { slot: 0, epoch: 0 },
+            sent_at: Instant::ZERO,
+            parked_at: None,
+            data: Data::None,
+        };
+        Self { entries: (0..depth).map(entry).collect(), free: 0, used: 0 }
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) const fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(super) const fn is_full(&self) -> bool {
+        self.free == NONE
+    }
+
+    /// Takes a request in; `None` if there is no room.
+    pub(super) fn insert(&mut self, request: IoRequest, head: u32) -> Option<u32> {
+        let at = self.free;
+        let entry = self.entries.get_mut(at as usize)?;
+        let Place::Free { next } = entry.place else { return None };
+        self.free = next;
+        self.used += 1;
+        entry.place = Place::Waiting;
+        entry.op = request.op;
+        entry.fua = request.fua;
+        entry.blocking = request.blocking;
+        entry.blocks = request.blocks;
+        entry.slba = request.slba;
+        entry.user_data = request.user_data;
+        entry.head = head;
+        entry.retries = 0;
+        entry.path_errors = 0;
+        entry.sent_at = Instant::ZERO;
+        entry.parked_at = None;
+        entry.data = match request.op {
+            IoOp::Read => Data::Read(request.buffer),
+            IoOp::Write => Data::Write(request.buffer),
+            IoOp::Flush | IoOp::WriteZeroes => Data::None,
+        };
+        Some(at)
+    }
+
+    /// The tag of an entry, by which its completion is known.
+    pub(super) fn tag(&self, at: u32) -> Tag {
+        u32::from(self.entries[at as usize].generation) << 16 | at
+    }
+
+    /// The entry that a tag means, unless it has been used for another request since.
+    pub(super) fn find(&self, tag: Tag) -> Option<u32> {
+        let at = tag & 0xffff;
+        let entry = self.entries.get(at as usize)?;
+        let current = entry.generation == (tag >> 16) as u16;
+        (current && matches!(entry.place, Place::InFlight(_))).then_some(at)
+    }
+
+    /// Frees an entry; gives its data.
+    pub(super) fn remove(&mut self, at: u32) -> Data {
+        let entry = &mut self.entries[at as usize];
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.place = Place::Free { next: self.free };
+        self.free = at;
+        self.used -= 1;
+        std::mem::take(&mut entry.data)
+    }
+
+    /// Frees an entry and tells its end.
+    pub(super) fn finish(&mut self, at: u32, result: Result<(), Box<IoError>>) -> IoCompletion {
+        let entry = &self[at];
+        let (user_data, op, slba, blocking) =
+            (entry.user_data, entry.op, entry.slba, entry.blocking);
+        let buffer = self.remove(at).into_buffer();
+        IoCompletion { user_data, op, slba, result, buffer, blocking }
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Entry)> {
+        self.entries.iter_mut().enumerate().map(|(i, e)| (i as u32, e))
+    }
+}
+
+impl std::ops::Index<u32> for Slab {
+    type Output = Entry;
+
+    fn index(&self, at: u32) -> &Entry {
+        &self.entries[at as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Slab {
+    fn index_mut(&mut self, at: u32) -> &mut Entry {
+        &mut self.entries[at as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_means_one_request_only() {
+        let mut slab = Slab::new(2);
+        let here = AssociationId { slot: 0, epoch: 1 };
+        let a = slab.insert(IoRequest::flush(1), 0).unwrap();
+        let b = slab.insert(IoRequest::flush(2), 0).unwrap();
+        assert!(slab.insert(IoRequest::flush(3), 0).is_none() && slab.is_full());
+        slab[a].place = Place::InFlight(here);
+        slab[b].place = Place::InFlight(here);
+        let old = slab.tag(a);
+        assert_eq!(slab.find(old), Some(a));
+        let _ = slab.remove(a);
+        assert_eq!((slab.find(old), slab.used()), (None, 1));
+        let again = slab.insert(IoRequest::flush(4), 0).unwrap();
+        slab[again].place = Place::InFlight(here);
+        assert_eq!((again, slab.find(old)), (a, None));
+        assert_eq!(slab.find(slab.tag(again)), Some(again));
+        assert_eq!(slab.find(77), None);
+    }
+}

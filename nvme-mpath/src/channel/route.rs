@@ -1,0 +1,151 @@
+//! Which path a request takes.
+
+use nvme_core::spec::command::IoFlags;
+use nvme_core::spec::{BlockCount, Sqe};
+use nvme_core::transport::RejectReason;
+
+use super::Channel;
+use super::heads::Known;
+use super::queues::Queues;
+use super::request::{Entry, Place};
+use crate::error::IoOp;
+
+/// What the look for a path found.
+pub(super) enum Route {
+    /// This path of the view, by this queue.
+    Path { path: usize, queue: usize },
+    /// There are paths, but their queues are full.
+    Full,
+    /// None that this channel can use now.
+    None,
+    /// There are paths, but none on which this channel was granted a queue.
+    Refused { granted: u16 },
+}
+
+/// Round-robin over the optimized paths; if there are none, over the non-optimized ones.
+pub(super) fn choose(known: &mut Known, queues: &mut Queues) -> Route {
+    let count = known.view.paths.len();
+    let (mut full, mut missing, mut granted) = (false, false, None);
+    for optimized in [true, false] {
+        for step in 1..=count {
+            let at = (known.turn + step) % count;
+            let path = &known.view.paths[at];
+            if path.optimized != optimized || known.avoids(path.association) {
+                continue;
+            }
+            let Some(queue) = queues.find(path.association) else {
+                match queues.refused(path.association) {
+                    Some(n) => granted = granted.max(Some(n)),
+                    None => missing = true,
+                }
+                continue;
+            };
+            let q = &queues.at(queue).queue;
+            if q.in_flight() >= q.capacity() {
+                full = true;
+                continue;
+            }
+            known.turn = at;
+            return Route::Path { path: at, queue };
+        }
+        // A full queue of a better path is worth waiting for.
+        if full {
+            return Route::Full;
+        }
+    }
+    match granted {
+        Some(granted) if !missing && known.avoided.is_empty() => Route::Refused { granted },
+        _ => Route::None,
+    }
+}
+
+/// The command of a request.
+fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
+    let blocks = BlockCount::new(entry.blocks);
+    let sqe = match entry.op {
+        IoOp::Read => Sqe::read(nsid, entry.slba, blocks?),
+        IoOp::Write => Sqe::write(nsid, entry.slba, blocks?),
+        IoOp::WriteZeroes => Sqe::write_zeroes(nsid, entry.slba, blocks?),
+        IoOp::Flush => Sqe::flush(nsid),
+    };
+    Some(if entry.fua { sqe.with_io_flags(IoFlags::FORCE_UNIT_ACCESS) } else { sqe })
+}
+
+impl Channel {
+    /// Sends a request down a path; or lets it wait, or parks it.
+    pub(super) fn send(&mut self, at: u32) {
+        if self.try_send(at) == Sent::Full {
+            self.waiting.push_back(at);
+        }
+    }
+
+    fn try_send(&mut self, at: u32) -> Sent {
+        loop {
+            let place = self.slab[at].head;
+            let known = &mut self.heads[place];
+            known.refresh();
+            let (path, queue) = match choose(known, &mut self.queues) {
+                Route::Path { path, queue } => (path, queue),
+                Route::Full => return Sent::Full,
+                Route::None => {
+                    self.park(at);
+                    return Sent::Yes;
+                }
+                Route::Refused { granted } => {
+                    self.parked.hopeless.push((at, parked_reason(granted)));
+                    return Sent::Yes;
+                }
+            };
+            let path = &known.view.paths[path];
+            let (association, nsid) = (path.association, path.nsid);
+            let tag = self.slab.tag(at);
+            let entry = &mut self.slab[at];
+            let Some(sqe) = command(entry, nsid) else { return Sent::Yes };
+            let data = std::mem::take(&mut entry.data);
+            let q = self.queues.at(queue);
+            match q.queue.submit(sqe, data, tag) {
+                Ok(()) => {
+                    q.dirty = true;
+                    entry.place = Place::InFlight(association);
+                    entry.sent_on = association;
+                    entry.sent_at = nvme_core::time::Instant::ZERO;
+                    return Sent::Yes;
+                }
+                Err(rejected) => {
+                    entry.data = rejected.data;
+                    if rejected.reason == RejectReason::Full {
+                        return Sent::Full;
+                    }
+                    // It died and does not know yet that we know: poll it, and do without it until
+                    // the control plane has replaced it.
+                    q.woken = true;
+                    let generation = known.generation;
+                    known.avoided.push((association, generation));
+                }
+            }
+        }
+    }
+
+    /// Sends the requests that waited for room, in their order, as far as there is room.
+    pub(super) fn send_waiting(&mut self) {
+        for _ in 0..self.waiting.len() {
+            let Some(at) = self.waiting.pop_front() else { break };
+            if self.try_send(at) == Sent::Full {
+                self.waiting.push_front(at);
+                break;
+            }
+        }
+    }
+}
+
+#[derive(PartialEq)]
+enum Sent {
+    /// It is taken care of.
+    Yes,
+    /// The queues are full.
+    Full,
+}
+
+fn parked_reason(granted: u16) -> super::parked::Hopeless {
+    super::parked::Hopeless::NoQueue { granted }
+}

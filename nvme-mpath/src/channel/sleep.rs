@@ -1,0 +1,132 @@
+//! Sleeping on one descriptor until there is something to poll for.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nvme_core::time::{Duration, Instant};
+use rustix::event::{Timespec, epoll};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+
+use super::Channel;
+use crate::mailbox::ChannelShared;
+
+/// Event data of what is no queue; queues have their association's epoch, which begins at 1.
+const NO_QUEUE: u64 = 0;
+
+/// An epoll instance over the letter box, a timer, and every queue.
+pub(super) struct Sleep {
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    /// What the timer is set to.
+    armed: Option<Instant>,
+}
+
+impl Sleep {
+    pub(super) fn new(letters: &ChannelShared) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let data = epoll::EventData::new_u64(NO_QUEUE);
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, letters.wake().as_fd(), data, edge)?;
+        epoll::add(&epoll, &timer, data, edge)?;
+        Ok(Self { epoll, timer, armed: None })
+    }
+
+    pub(super) const fn epoll(&self) -> &OwnedFd {
+        &self.epoll
+    }
+
+    /// Sets the timer, if it is not set so already.
+    fn arm(&mut self, at: Option<Instant>, now: Instant) {
+        if self.armed == at {
+            return;
+        }
+        self.armed = at;
+        // A relative time of zero would switch the timer off.
+        let left =
+            at.map_or(Duration::ZERO, |at| at.saturating_since(now).max(Duration::from_nanos(1)));
+        let value = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            },
+        };
+        // The time is a valid one, so that this cannot fail.
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value);
+    }
+}
+
+impl Channel {
+    /// Gets ready to sleep on the descriptor ([`AsFd`]). Returns `false` if there is something to
+    /// do already: then [`poll`](Self::poll) instead. After it returned `true`, the descriptor
+    /// becomes readable when polling is worth while, for whatever reason.
+    #[must_use]
+    pub fn prepare_to_sleep(&mut self) -> bool {
+        self.flush();
+        let now = self.shared.clock.now();
+        if self.harvest(Duration::ZERO)
+            || self.letters.pending()
+            || !self.backlog.is_empty()
+            || !self.parked.hopeless.is_empty()
+            || !self.troubled.is_empty()
+        {
+            return false;
+        }
+        let mut deadline = (self.check_at != Instant::NEVER).then_some(self.check_at);
+        for q in self.queues.iter_mut() {
+            if q.queue.has_pending_work() {
+                return false;
+            }
+            deadline = nvme_core::time::earlier(deadline, q.queue.deadline());
+        }
+        if self.slab.used() == 0 {
+            // Nothing has a time limit while nothing is under way.
+            deadline = None;
+        }
+        if deadline.is_some_and(|d| d <= now) {
+            return false;
+        }
+        self.sleep.arm(deadline, now);
+        true
+    }
+
+    /// Sleeps until polling is worth while, at most `limit`.
+    pub fn wait(&mut self, limit: Duration) {
+        if self.prepare_to_sleep() {
+            self.harvest(limit);
+        }
+    }
+
+    /// Takes events off the descriptor. Returns whether there were any.
+    fn harvest(&mut self, limit: Duration) -> bool {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        let forever = limit == Duration::MAX;
+        let event =
+            epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+        let mut events = [event; 32];
+        let wait = epoll::wait(&self.sleep.epoll, &mut events, (!forever).then_some(&timeout));
+        let count = wait.unwrap_or(0);
+        for event in &events[..count] {
+            let data = event.data;
+            match data.u64() {
+                NO_QUEUE => self.timer_may_be_due(),
+                epoch => self.queues.wake(epoch),
+            }
+        }
+        count > 0
+    }
+
+    /// The timer ran out, or a letter came: times are looked at by the next poll, if they are due.
+    fn timer_may_be_due(&mut self) {
+        let mut ticks = [0; 8];
+        if rustix::io::read(&self.sleep.timer, &mut ticks).is_ok() {
+            self.sleep.armed = None;
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which channel gets which queue of which controller.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crossbeam_utils::CachePadded;
+use nvme_core::time::Instant;
+
+use super::Control;
+use crate::ids::{AssociationId, ChannelId};
+use crate::mailbox::{ChannelShared, Letter};
+
+impl Control {
+    pub(super) fn channel_opened(&mut self, channel: Arc<ChannelShared>, now: Instant) {
+        let id = channel.id;
+        self.channels.insert(id, channel);
+        for at in 0..self.slots.len() {
+            self.assign(at, id, now);
+            self.drain(at, now);
+        }
+    }
+
+    pub(super) fn channel_closed(&mut self, id: ChannelId, now: Instant) {
+        self.channels.remove(&id);
+        for at in 0..self.slots.len() {
+            let Some(slot) = self.slots[at].as_mut() else { continue };
+            slot.map.releasing.remove(&id);
+            slot.map.refused.remove(&id);
+            if let Some(qid) = slot.map.assigned.remove(&id) {
+                slot.map.handed.remove(&qid);
+                slot.machine.unwant_queue(qid);
+                self.forget_queue(at, qid);
+                self.give_to_refused(at, qid, now);
+            }
+            self.finish_teardown(at, now);
+            self.drain(at, now);
+        }
+    }
+
+    /// A queue identifier came free: somebody may be waiting for one.
+    fn give_to_refused(&mut self, at: usize, qid: u16, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        if let Some(channel) = slot.map.refused.pop_first() {
+            slot.map.assigned.insert(channel, qid);
+            slot.machine.want_queue(now, qid);
+        }
+    }
+
+    /// Gives out queue identifiers for a new association: 1, 2, 3, … in the order of the channels.
+    pub(super) fn assign_all(&mut self, at: usize, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        for (_, qid) in slot.map.assigned.drain() {
+            slot.machine.unwant_queue(qid);
+        }
+        slot.map.refused.clear();
+        slot.map.next_qid = 1;
+        let channels: Vec<ChannelId> = self.channels.keys().copied().collect();
+        for id in channels {
+            self.assign(at, id, now);
+        }
+    }
+
+    fn assign(&mut self, at: usize, id: ChannelId, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        let map = &mut slot.map;
+        let used = |qid: &u16| map.assigned.values().any(|q| q == qid);
+        // Past the last fresh identifier, one that was used and given back will do.
+        let limit = slot.options.max_io_queues;
+        let qid = match map.next_qid {
+            next if next <= limit => next,
+            next => (1..=limit).find(|q| !used(q)).unwrap_or(next),
+        };
+        map.next_qid = map.next_qid.saturating_add(1);
+        map.assigned.insert(id, qid);
+        slot.machine.want_queue(now, qid);
+    }
+
+    /// The controller does not grant as many queues as there are channels.
+    pub(super) fn queue_refused(&mut self, at: usize, qid: u16, granted: u16) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        let owner = slot.map.assigned.iter().find(|(_, q)| **q == qid).map(|(id, _)| *id);
+        let Some(id) = owner else { return };
+        slot.map.assigned.remove(&id);
+        slot.map.refused.insert(id);
+        if let Some(channel) = self.channels.get(&id) {
+            channel.send(Letter::QueueRefused { association: slot.id, granted });
+        }
+    }
+
+    /// A queue is connected: its channel gets it.
+    pub(super) fn hand_over(&mut self, at: usize, qid: u16, in_capsule: usize) {
+        let Some(mut own) = self.forget_queue(at, qid) else { return };
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        let owner = slot.map.assigned.iter().find(|(_, q)| **q == qid).map(|(id, _)| *id);
+        let Some(channel) = owner.and_then(|id| self.channels.get(&id)) else { return };
+        own.queue.set_in_capsule_data(in_capsule);
+        let traffic = Arc::new(CachePadded::new(AtomicU64::new(0)));
+        slot.map.handed.insert(qid, (channel.id, Arc::clone(&traffic)));
+        channel.send(Letter::QueueUp { association: slot.id, queue: own.queue, traffic });
+    }
+
+    pub(super) fn queue_released(&mut self, id: AssociationId, channel: ChannelId, now: Instant) {
+        let Some(at) = self.find_association(id) else { return };
+        if let Some(slot) = self.slots[at].as_mut() {
+            slot.map.releasing.remove(&channel);
+        }
+        self.finish_teardown(at, now);
+    }
+
+    /// The slot of an association, if it is still the current one.
+    pub(super) fn find_association(&self, id: AssociationId) -> Option<usize> {
+        let at = id.slot as usize;
+        self.slots.get(at)?.as_ref().filter(|slot| slot.id == id).map(|_| at)
+    }
+}

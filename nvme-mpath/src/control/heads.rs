@@ -1,0 +1,351 @@
+//! Namespaces become paths of heads: who belongs to whom, and who is told.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use nvme_core::ana::{AnaSnapshot, AnaState};
+use nvme_core::controller::{NamespaceInfo, State};
+use nvme_core::identity::NamespaceIds;
+use nvme_core::nqn::Nqn;
+use nvme_core::time::{Duration, Instant};
+
+use super::Control;
+use super::slot::{Namespace, Slot};
+use crate::event::Event;
+use crate::head::{Head, Path, geometry_of};
+use crate::ids::{AssociationId, ControllerId};
+use crate::lifecycle::{Attached, Detached, Lifecycle};
+use crate::view::{HeadView, NoPath, ViewCell};
+use crate::window::LossCause;
+
+/// A globally unique identifier, as a key.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum IdKey {
+    Uuid([u8; 16]),
+    Nguid([u8; 16]),
+    Eui64([u8; 8]),
+}
+
+impl IdKey {
+    pub(super) fn of(ids: &NamespaceIds) -> impl Iterator<Item = Self> {
+        let uuid = ids.uuid.map(|id| Self::Uuid(id.0));
+        let nguid = ids.nguid.map(|id| Self::Nguid(id.0));
+        let eui64 = ids.eui64.map(|id| Self::Eui64(id.0));
+        [uuid, nguid, eui64].into_iter().flatten()
+    }
+}
+
+/// What was told of a path.
+#[derive(Clone, PartialEq)]
+struct Told {
+    controller: ControllerId,
+    address: Arc<str>,
+    usable: bool,
+    ana: AnaState,
+}
+
+/// A head and what was told of it.
+pub(super) struct HeadEntry {
+    pub(super) head: Arc<Head>,
+    told: Vec<Told>,
+    told_blocks: u64,
+}
+
+impl Control {
+    /// Publishes what channels see of the head, and tells what is different from the last time.
+    pub(super) fn settle(&mut self, head: &Arc<Head>, now: Instant) {
+        head.publish();
+        self.views_changed = true;
+        let Some(entry) = self.heads.get_mut(&head.index) else { return };
+        let told = |p: &Path| Told {
+            controller: p.controller,
+            address: Arc::clone(&p.address),
+            usable: p.usable(),
+            ana: p.ana,
+        };
+        let new: Vec<Told> = head.life.with(|inner| inner.paths.iter().map(told).collect());
+        let old = std::mem::replace(&mut entry.told, new.clone());
+        let blocks = head.geometry().blocks;
+        let from = std::mem::replace(&mut entry.told_blocks, blocks);
+        let mut events = Vec::new();
+        let head = || Arc::clone(head);
+        for was in old.iter().filter(|t| t.usable) {
+            let still = new.iter().any(|t| t.controller == was.controller && t.usable);
+            if !still {
+                let (controller, address) = (was.controller, Arc::clone(&was.address));
+                events.push(Event::PathDown { head: head(), controller, address });
+            }
+        }
+        for is in &new {
+            let was = old.iter().find(|t| t.controller == is.controller);
+            let (controller, address) = (is.controller, || Arc::clone(&is.address));
+            if let Some(was) = was
+                && was.ana != is.ana
+            {
+                let (from, to, address) = (was.ana, is.ana, address());
+                events.push(Event::AnaChanged { head: head(), controller, address, from, to });
+            }
+            if is.usable && !was.is_some_and(|t| t.usable) {
+                let address = address();
+                events.push(Event::PathUp { head: head(), controller, address });
+            }
+        }
+        if from != blocks {
+            events.push(Event::HeadResized { head: head(), from, to: blocks });
+        }
+        let usable = |list: &[Told]| list.iter().any(|t| t.usable);
+        if usable(&old) && !usable(&new) {
+            events.push(Event::HeadNoPath(head()));
+        }
+        events.iter().for_each(|event| self.emit(now, event));
+    }
+
+    /// Changes the paths of one controller on the heads that it belongs to.
+    fn change_paths(&mut self, at: usize, now: Instant, change: impl Fn(&Slot, &mut Path)) {
+        let Some(slot) = self.slots[at].as_ref() else { return };
+        let heads: Vec<u32> = slot.namespaces.values().filter_map(|n| n.head).collect();
+        for index in heads {
+            let Some(entry) = self.heads.get(&index) else { continue };
+            let head = Arc::clone(&entry.head);
+            if let Some(slot) = self.slots[at].as_ref() {
+                head.life.with(|inner| {
+                    let own = inner.paths.iter_mut().filter(|p| p.controller == slot.status.id);
+                    own.for_each(|p| change(slot, p));
+                });
+            }
+            self.settle(&head, now);
+        }
+    }
+
+    /// The association is dead: its paths cannot be used until they have been looked at again.
+    pub(super) fn set_paths_unready(&mut self, at: usize, now: Instant) {
+        self.change_paths(at, now, |_, path| path.ready = false);
+    }
+
+    /// The controller's state changed: I/O may wait for it, or not.
+    pub(super) fn set_awaited(&mut self, at: usize, now: Instant) {
+        self.change_paths(at, now, |slot, path| path.awaited = awaited(slot));
+    }
+
+    pub(super) fn ana_read(&mut self, at: usize, snapshot: Arc<AnaSnapshot>, now: Instant) {
+        if let Some(slot) = self.slots[at].as_mut() {
+            slot.ana = Some(snapshot);
+        }
+        self.change_paths(at, now, |slot, path| {
+            path.ana = ana_state(slot, &path.info);
+            path.ana_pending = false;
+        });
+    }
+
+    /// A channel got an ANA error: the path is left alone until the log has been read.
+    pub(super) fn ana_error(&mut self, id: AssociationId, nsid: u32, now: Instant) {
+        let Some(at) = self.find_association(id) else { return };
+        self.change_paths(at, now, |_, path| {
+            if path.association == id && path.info.nsid == nsid {
+                path.ana_pending = true;
+            }
+        });
+        if let Some(slot) = self.slots[at].as_mut() {
+            slot.machine.reread_ana(now);
+            self.drain(at, now);
+        }
+    }
+
+    /// A namespace was identified on this association.
+    pub(super) fn namespace_ready(&mut self, at: usize, info: Arc<NamespaceInfo>, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        let nsid = info.nsid;
+        let known = slot.namespaces.get(&nsid).and_then(|n| n.head);
+        if let Some(index) = known
+            && let Some(entry) = self.heads.get(&index)
+        {
+            let head = Arc::clone(&entry.head);
+            if head.ids == info.ids {
+                let path = path_of(slot, &info);
+                slot.namespaces.insert(nsid, Namespace { info, head: Some(index) });
+                head.life.with(|inner| {
+                    if let Some(own) =
+                        inner.paths.iter_mut().find(|p| p.controller == path.controller)
+                    {
+                        *own = path;
+                    }
+                });
+                self.settle(&head, now);
+                return;
+            }
+            self.namespace_left(at, nsid, LossCause::NamespaceGone, now);
+        }
+        let was_refused = self.slots[at]
+            .as_ref()
+            .and_then(|s| s.namespaces.get(&nsid))
+            .is_some_and(|n| n.head.is_none());
+        match self.admit(at, &info, now) {
+            Ok(index) => {
+                self.refused -= usize::from(was_refused);
+                if let Some(slot) = self.slots[at].as_mut() {
+                    slot.namespaces.insert(nsid, Namespace { info, head: Some(index) });
+                }
+            }
+            Err(reason) => {
+                self.refused += usize::from(!was_refused);
+                let Some(slot) = self.slots[at].as_mut() else { return };
+                let (controller, address) = (slot.status.id, Arc::clone(&slot.status.address));
+                slot.namespaces.insert(nsid, Namespace { info, head: None });
+                if !was_refused {
+                    let event = Event::NamespaceRefused { controller, address, nsid, reason };
+                    self.emit(now, &event);
+                }
+            }
+        }
+    }
+
+    /// Finds the head that the namespace belongs to, or makes one; or says why it gets none.
+    fn admit(&mut self, at: usize, info: &Arc<NamespaceInfo>, now: Instant) -> Result<u32, String> {
+        let Some(slot) = self.slots[at].as_ref() else { return Err("no controller".into()) };
+        let Some(subnqn) = slot.info.as_ref().map(|i| i.subnqn.clone()) else {
+            return Err("the controller was not identified".into());
+        };
+        let path = path_of(slot, info);
+        let key = (subnqn, info.nsid);
+        if let Some(head) = self.by_nsid.get(&key).and_then(|i| self.heads.get(i)) {
+            let head = Arc::clone(&head.head);
+            if head.ids != info.ids {
+                return Err(format!("{}, but the head has {}", info.ids, head.ids));
+            }
+            let shared = info.shared && head.life.with(|i| i.paths.iter().all(|p| p.info.shared));
+            if !shared && head.life.with(|inner| !inner.paths.is_empty()) {
+                return Err("it is not shared, but another controller has it, too".into());
+            }
+            match head.life.attach(path) {
+                Attached::Added => {
+                    self.settle(&head, now);
+                    return Ok(head.index);
+                }
+                Attached::Cancelled { pin, lost_at } => {
+                    let pending_for = now.saturating_since(lost_at);
+                    let event = Event::RemovalCancelled { head: Arc::clone(&head), pending_for };
+                    self.emit(now, &event);
+                    self.settle(&head, now);
+                    drop(pin);
+                    return Ok(head.index);
+                }
+                // Somebody ended its wait a moment ago: it goes now, and a new one is made.
+                Attached::Refused => self.finish_removal(&head, now),
+            }
+            let Some(slot) = self.slots[at].as_ref() else { return Err("no controller".into()) };
+            let path = path_of(slot, info);
+            return self.make_head(key.0, info, path, now);
+        }
+        self.make_head(key.0, info, path, now)
+    }
+
+    fn make_head(
+        &mut self,
+        subnqn: Nqn,
+        info: &Arc<NamespaceInfo>,
+        path: Path,
+        now: Instant,
+    ) -> Result<u32, String> {
+        for key in IdKey::of(&info.ids) {
+            if let Some(other) = self.by_identity.get(&key).and_then(|i| self.heads.get(i)) {
+                return Err(format!("{} belongs to {} already", info.ids, other.head.name()));
+            }
+        }
+        let index = self.next_head;
+        self.next_head += 1;
+        let (nsid, ids) = (info.nsid, info.ids);
+        let name = format!("{subnqn}/{nsid}");
+        let windows = *self.shared.delayed_removal.lock();
+        let geometry = geometry_of(std::slice::from_ref(&path));
+        let view = HeadView { geometry, paths: Box::default(), no_path: NoPath::Park };
+        let head = Arc::new(Head {
+            index,
+            subnqn: subnqn.clone(),
+            nsid,
+            ids,
+            life: Lifecycle::new(name, Arc::clone(&self.shared.ledger), windows, path),
+            view: ViewCell::new(view),
+            fail_if_no_path: AtomicBool::new(false),
+            counters: Default::default(),
+            host: Arc::downgrade(&self.shared),
+        });
+        let entry =
+            HeadEntry { head: Arc::clone(&head), told: Vec::new(), told_blocks: geometry.blocks };
+        self.heads.insert(index, entry);
+        self.by_nsid.insert((subnqn, nsid), index);
+        self.by_identity.extend(IdKey::of(&ids).map(|key| (key, index)));
+        self.shared.heads.lock().insert(index, Arc::clone(&head));
+        self.emit(now, &Event::HeadAdded(Arc::clone(&head)));
+        self.settle(&head, now);
+        Ok(index)
+    }
+
+    /// A head went: namespaces that were refused because of it get another chance.
+    pub(super) fn offer_refused(&mut self, now: Instant) {
+        let waiting = |s: &Slot| -> Vec<Arc<NamespaceInfo>> {
+            let refused = s.namespaces.values().filter(|n| n.head.is_none());
+            refused.map(|n| Arc::clone(&n.info)).collect()
+        };
+        for at in 0..self.slots.len() {
+            let Some(slot) = self.slots[at].as_ref() else { continue };
+            if slot.machine.state() == State::Live {
+                for info in waiting(slot) {
+                    self.namespace_ready(at, info, now);
+                }
+            }
+        }
+    }
+
+    /// A namespace is not on this controller any more.
+    pub(super) fn namespace_left(&mut self, at: usize, nsid: u32, cause: LossCause, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        let controller = slot.status.id;
+        let Some(namespace) = slot.namespaces.remove(&nsid) else { return };
+        let Some(index) = namespace.head else {
+            self.refused -= 1;
+            return;
+        };
+        let Some(entry) = self.heads.get(&index) else { return };
+        let head = Arc::clone(&entry.head);
+        match head.life.detach(|p| p.controller == controller, cause, now) {
+            Detached::Unknown => {}
+            Detached::Remaining => self.settle(&head, now),
+            Detached::Scheduled(timer) => {
+                self.settle(&head, now);
+                self.removal_scheduled(&head, timer, now);
+            }
+            Detached::Remove => self.finish_removal(&head, now),
+        }
+    }
+}
+
+/// A path by which a namespace was just found good.
+fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>) -> Path {
+    let controller = slot.info.as_deref();
+    let most = controller.and_then(|i| i.max_transfer).into_iter().chain(slot.max_transfer).min();
+    Path {
+        controller: slot.status.id,
+        address: Arc::clone(&slot.status.address),
+        association: slot.id,
+        info: Arc::clone(info),
+        ready: true,
+        ana: ana_state(slot, info),
+        ana_pending: false,
+        awaited: awaited(slot),
+        max_transfer: most.unwrap_or(usize::MAX),
+        retry_delays: controller.map_or([Duration::ZERO; 3], |i| i.retry_delays),
+    }
+}
+
+fn awaited(slot: &Slot) -> bool {
+    !slot.machine.state().is_terminal() && !slot.fail_fast
+}
+
+/// The ANA state of a namespace; a group that the log does not have is not to be used.
+fn ana_state(slot: &Slot, info: &NamespaceInfo) -> AnaState {
+    if !slot.info.as_ref().is_some_and(|i| i.ana) {
+        return AnaState::Optimized;
+    }
+    let known = slot.ana.as_ref().and_then(|log| log.state_of(info.ana_group));
+    known.unwrap_or(AnaState::Inaccessible)
+}

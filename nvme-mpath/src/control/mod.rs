@@ -1,0 +1,198 @@
+//! The control plane: it drives the controllers, keeps the heads, and runs their removals.
+//!
+//! One thread at a time runs it, by [`Control::turn`]. It never waits for anything but its event
+//! queue, so one dead path cannot hold up another.
+
+mod actions;
+mod channels;
+mod commands;
+mod heads;
+mod removal;
+mod slot;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token};
+use nvme_core::controller::State;
+use nvme_core::nqn::Nqn;
+use nvme_core::time::{Duration, Instant, earlier};
+
+use crate::event::Event;
+use crate::host::Shared;
+use crate::ids::{ChannelId, ControllerId};
+use crate::lifecycle::Timer;
+use crate::mailbox::ChannelShared;
+use heads::{HeadEntry, IdKey};
+use slot::Slot;
+
+/// The token of the letter box; queues have `slot << 16 | qid`, plus one.
+const LETTERS: Token = Token(0);
+
+/// How often a host that the program has dropped looks whether its last pin is back.
+const ORPHAN_CHECK: Duration = Duration::from_millis(100);
+
+/// See the module's text.
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    poll: Poll,
+    ready: mio::Events,
+    slots: Vec<Option<Slot>>,
+    by_id: HashMap<ControllerId, usize>,
+    heads: BTreeMap<u32, HeadEntry>,
+    by_nsid: HashMap<(Nqn, u32), u32>,
+    by_identity: HashMap<IdKey, u32>,
+    /// Namespaces that were refused: looked at again when a head goes.
+    refused: usize,
+    timers: BinaryHeap<Reverse<(Instant, u32, u64)>>,
+    channels: BTreeMap<ChannelId, Arc<ChannelShared>>,
+    /// Queues to be polled before the next wait.
+    repoll: Vec<(usize, u16)>,
+    next_epoch: u64,
+    next_head: u32,
+    /// A view was published: the channels must be told.
+    views_changed: bool,
+    shutting_down: bool,
+    orphaned: bool,
+}
+
+impl Control {
+    pub(crate) fn new(shared: Arc<Shared>) -> std::io::Result<Self> {
+        let poll = Poll::new()?;
+        let letters = shared.commands.wake().as_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&letters), LETTERS, Interest::READABLE)?;
+        Ok(Self {
+            shared,
+            poll,
+            ready: mio::Events::with_capacity(256),
+            slots: Vec::new(),
+            by_id: HashMap::new(),
+            heads: BTreeMap::new(),
+            by_nsid: HashMap::new(),
+            by_identity: HashMap::new(),
+            refused: 0,
+            timers: BinaryHeap::new(),
+            channels: BTreeMap::new(),
+            repoll: Vec::new(),
+            next_epoch: 1,
+            next_head: 0,
+            views_changed: false,
+            shutting_down: false,
+            orphaned: false,
+        })
+    }
+
+    /// Waits for something to do, at most `limit`, and does it. Returns `false` at the end of the
+    /// host.
+    pub(crate) fn turn(&mut self, limit: Duration) -> bool {
+        let now = self.shared.clock.now();
+        let deadline = self.deadline(now).map(|d| d.saturating_since(now));
+        let wait = deadline.map_or(limit, |d| d.min(limit));
+        let timeout = (wait != Duration::MAX).then_some(wait);
+        if let Err(error) = self.poll.poll(&mut self.ready, timeout)
+            && error.kind() != std::io::ErrorKind::Interrupted
+        {
+            // An event queue that does not work leaves only one way to go on: look at everything.
+            self.repoll_all();
+        }
+        let tokens: Vec<Token> = self.ready.iter().map(mio::event::Event::token).collect();
+        for Token(token) in tokens {
+            if let Some(at) = token.checked_sub(1) {
+                self.repoll.push((at >> 16, (at & 0xffff) as u16));
+            }
+        }
+        self.step();
+        !self.has_ended()
+    }
+
+    /// Does everything that can be done now.
+    fn step(&mut self) {
+        let now = self.shared.clock.now();
+        for command in self.shared.commands.take() {
+            self.carry_out(command, now);
+        }
+        self.poll_queues(now);
+        for at in 0..self.slots.len() {
+            self.run_slot_timers(at, now);
+        }
+        self.run_removal_timers(now);
+        self.poll_queues(now);
+        if std::mem::take(&mut self.views_changed) {
+            self.channels.values().for_each(|c| c.notify());
+        }
+        self.shared.made_progress();
+    }
+
+    /// When [`step`](Self::step) must run even if nothing happens.
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        if !self.repoll.is_empty() {
+            return Some(now);
+        }
+        let slots = self.slots.iter().flatten().filter_map(|s| s.deadline(now));
+        let timer = self.timers.peek().map(|Reverse((at, _, _))| *at);
+        let orphan = self.orphaned.then(|| now + ORPHAN_CHECK);
+        earlier(slots.min(), earlier(timer, orphan)).filter(|d| *d != Instant::NEVER)
+    }
+
+    fn repoll_all(&mut self) {
+        for (at, slot) in self.slots.iter().enumerate() {
+            let Some(slot) = slot else { continue };
+            self.repoll.extend(slot.queues.iter().map(|q| (at, q.qid)));
+        }
+    }
+
+    fn emit(&self, now: Instant, event: &Event) {
+        self.shared.events.publish(now, event);
+    }
+
+    fn arm(&mut self, head: u32, timer: Timer) {
+        self.timers.push(Reverse((timer.deadline, head, timer.generation)));
+    }
+
+    /// Whether the control plane has nothing left to live for; ends it if so.
+    fn has_ended(&mut self) -> bool {
+        let idle = self.shared.ledger.count() == 0 && self.channels.is_empty();
+        if self.orphaned && idle && !self.shutting_down {
+            self.shared.ledger.close();
+            self.shut_down();
+            self.step();
+        }
+        let over = self.shutting_down && self.slots.iter().all(Option::is_none);
+        if over {
+            self.finish_all();
+            self.shared.ended.store(true, Ordering::Release);
+            self.shared.made_progress();
+        }
+        over
+    }
+
+    /// Tells everyone and begins to delete every controller.
+    fn shut_down(&mut self) {
+        let now = self.shared.clock.now();
+        self.shutting_down = true;
+        for at in 0..self.slots.len() {
+            self.delete_slot(at, now);
+        }
+        self.finish_all();
+        self.channels.values().for_each(|c| c.send(crate::mailbox::Letter::Shutdown));
+    }
+
+    fn delete_slot(&mut self, at: usize, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        slot.options.reattach_delay = None;
+        if slot.restart_at.take().is_some() {
+            self.drop_slot(at);
+            return;
+        }
+        if slot.machine.state() == State::New {
+            self.drop_slot(at);
+            return;
+        }
+        slot.machine.delete(now);
+        self.drain(at, now);
+    }
+}

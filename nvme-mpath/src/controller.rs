@@ -1,0 +1,182 @@
+//! A program's handle on one controller.
+
+use std::fmt;
+use std::sync::Arc;
+
+use nvme_core::controller::{AdminResult, ControllerError, ControllerInfo, RemovedCause, State};
+use nvme_core::spec::Sqe;
+use nvme_core::time::Duration;
+use nvme_core::transport::Data;
+use parking_lot::Mutex;
+
+use crate::error::HostError;
+use crate::host::Shared;
+use crate::ids::ControllerId;
+use crate::mailbox::Command;
+
+/// What the control plane tells of a controller.
+#[derive(Debug)]
+pub(crate) struct ControllerStatus {
+    pub(crate) id: ControllerId,
+    pub(crate) address: Arc<str>,
+    pub(crate) facts: Mutex<Facts>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) state: State,
+    pub(crate) info: Option<Arc<ControllerInfo>>,
+    pub(crate) last_error: Option<ControllerError>,
+    pub(crate) removed: Option<RemovedCause>,
+    /// The namespaces have been looked at since the controller was last live.
+    pub(crate) scanned: bool,
+    pub(crate) reconnects: u64,
+}
+
+impl Facts {
+    pub(crate) const fn new() -> Self {
+        Self {
+            state: State::New,
+            info: None,
+            last_error: None,
+            removed: None,
+            scanned: false,
+            reconnects: 0,
+        }
+    }
+}
+
+/// Where the answer to an admin command is put.
+#[derive(Debug, Default)]
+pub(crate) struct AdminReply(pub(crate) Mutex<Option<Result<Arc<AdminResult>, HostError>>>);
+
+/// One controller of a host: a path to a subsystem. Cloning clones the handle; dropping it does not
+/// disconnect. All methods may be called from any thread; those that wait must not be called from
+/// within [`Host::drive`](crate::Host::drive).
+#[derive(Clone)]
+pub struct Controller {
+    pub(crate) status: Arc<ControllerStatus>,
+    pub(crate) host: Arc<Shared>,
+}
+
+impl Controller {
+    /// The controller's number.
+    #[must_use]
+    pub fn id(&self) -> ControllerId {
+        self.status.id
+    }
+
+    /// Its address, such as `tcp://192.0.2.7:4420`.
+    #[must_use]
+    pub fn address(&self) -> &Arc<str> {
+        &self.status.address
+    }
+
+    /// Its state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.status.facts.lock().state
+    }
+
+    /// What it says of itself; `None` until it was live for the first time.
+    #[must_use]
+    pub fn info(&self) -> Option<Arc<ControllerInfo>> {
+        self.status.facts.lock().info.clone()
+    }
+
+    /// Why it was last lost, or failed to come up.
+    #[must_use]
+    pub fn last_error(&self) -> Option<ControllerError> {
+        self.status.facts.lock().last_error.clone()
+    }
+
+    /// Why it is gone for good; `None` while it is not. With
+    /// [`reattach_delay`](crate::ControllerOptions::reattach_delay) it may come back all the same.
+    #[must_use]
+    pub fn removed(&self) -> Option<RemovedCause> {
+        self.status.facts.lock().removed.clone()
+    }
+
+    /// Times that it came back after a loss.
+    #[must_use]
+    pub fn reconnects(&self) -> u64 {
+        self.status.facts.lock().reconnects
+    }
+
+    /// Waits until the controller is live and its namespaces have been looked at.
+    ///
+    /// # Errors
+    /// [`HostError::Removed`] or [`HostError::Controller`] when an attempt failed (the library may
+    /// go on trying), [`HostError::Timeout`] after `limit`.
+    pub fn wait_ready(&self, limit: Duration) -> Result<(), HostError> {
+        let verdict = self.host.wait_for(limit, || {
+            let facts = self.status.facts.lock();
+            if facts.state == State::Live && facts.scanned {
+                return Some(Ok(()));
+            }
+            if let Some(cause) = &facts.removed {
+                let (address, cause) = (self.status.address.to_string(), cause.clone());
+                return Some(Err(HostError::Removed { address, cause }));
+            }
+            facts.last_error.clone().map(|error| Err(error.into()))
+        });
+        verdict.unwrap_or_else(|| {
+            Err(HostError::Timeout { what: format!("connecting to {}", self.address()), limit })
+        })
+    }
+
+    /// Disconnects, in an orderly way. Its paths leave with the cause
+    /// [`Disconnected`](crate::LossCause::Disconnected). Returns at once.
+    pub fn disconnect(&self) {
+        self.host.commands.send(Command::Disconnect(self.id()));
+    }
+
+    /// Waits until the controller is gone for good.
+    ///
+    /// # Errors
+    /// [`HostError::Timeout`] after `limit`.
+    pub fn wait_removed(&self, limit: Duration) -> Result<RemovedCause, HostError> {
+        let gone = || self.status.facts.lock().removed.clone();
+        self.host.wait_for(limit, gone).ok_or_else(|| HostError::Timeout {
+            what: format!("removal of {}", self.address()),
+            limit,
+        })
+    }
+
+    /// Takes the controller down and brings it up again. I/O goes elsewhere, or waits.
+    pub fn reset(&self, reason: impl Into<String>) {
+        self.host.commands.send(Command::Reset(self.id(), reason.into()));
+    }
+
+    /// Looks at the namespaces again.
+    pub fn rescan(&self) {
+        self.host.commands.send(Command::Rescan(self.id()));
+    }
+
+    /// Sends an admin command and waits for its end. Not retried. The caller answers for what the
+    /// command does: nothing here keeps it from changing what the library relies on.
+    ///
+    /// # Errors
+    /// [`HostError::Removed`] when the controller is not live, [`HostError::Timeout`] after
+    /// `limit` (the command goes on). An error status is no error here: look at the completion.
+    pub fn admin(
+        &self,
+        sqe: Sqe,
+        data: Data,
+        limit: Duration,
+    ) -> Result<Arc<AdminResult>, HostError> {
+        let reply = Arc::new(AdminReply::default());
+        let command =
+            Command::Admin { controller: self.id(), sqe, data, reply: Arc::clone(&reply) };
+        self.host.commands.send(command);
+        self.host.wait_for(limit, || reply.0.lock().take()).unwrap_or_else(|| {
+            Err(HostError::Timeout { what: format!("admin command on {}", self.address()), limit })
+        })
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Controller({} #{}, {})", self.address(), self.id(), self.state())
+    }
+}

@@ -1,0 +1,241 @@
+//! What can go wrong, by who is told.
+
+use nvme_core::buffer::Buffer;
+use nvme_core::controller::{ControllerError, RemovedCause};
+use nvme_core::spec::Status;
+use nvme_core::time::Duration;
+use nvme_core::transport::UrlError;
+
+use crate::pin::PinHolder;
+use crate::window::LossCause;
+
+/// Why an I/O request did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IoError {
+    /// The controller answered with an error that is not worth a retry, or retries are used up.
+    #[error("{op} of {blocks} blocks at {slba} on {head}: {status}")]
+    Status {
+        /// The head.
+        head: String,
+        /// What was asked.
+        op: IoOp,
+        /// First logical block.
+        slba: u64,
+        /// Number of logical blocks.
+        blocks: u32,
+        /// The last answer.
+        status: Status,
+    },
+    /// There is no path and, as far as anyone knows, none is coming.
+    #[error("{head}: no usable path")]
+    NoPath {
+        /// The head.
+        head: String,
+    },
+    /// The request waited for a path longer, or in more company, than the limits allow.
+    #[error("{head}: no usable path, and the limit of parked I/O is reached ({limit})")]
+    ParkLimit {
+        /// The head.
+        head: String,
+        /// Which limit.
+        limit: ParkLimit,
+    },
+    /// The head was removed while the request waited, or before it was submitted.
+    #[error("{head} was removed ({cause})")]
+    HeadRemoved {
+        /// The head.
+        head: String,
+        /// Why its last path had left.
+        cause: LossCause,
+    },
+    /// The controllers grant fewer I/O queues than there are channels; this channel has none.
+    #[error("{head}: no I/O queue for this channel on any usable path (granted: {granted})")]
+    NoQueue {
+        /// The head.
+        head: String,
+        /// I/O queues that the controllers grant.
+        granted: u16,
+    },
+    /// The host was shut down, or the channel closed.
+    #[error("{head}: the host was shut down")]
+    Shutdown {
+        /// The head.
+        head: String,
+    },
+}
+
+/// The limit named in [`IoError::ParkLimit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParkLimit {
+    /// Requests parked on the channel.
+    Requests(usize),
+    /// Bytes parked on the channel.
+    Bytes(usize),
+    /// Time parked.
+    Age(Duration),
+}
+
+impl std::fmt::Display for ParkLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Requests(n) => write!(f, "{n} requests"),
+            Self::Bytes(n) => write!(f, "{n} bytes"),
+            Self::Age(d) => write!(f, "{d:?}"),
+        }
+    }
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum IoOp {
+    /// Read blocks.
+    Read,
+    /// Write blocks.
+    Write,
+    /// Make completed writes durable.
+    Flush,
+    /// Write zeroes without sending them.
+    WriteZeroes,
+}
+
+impl std::fmt::Display for IoOp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Flush => "flush",
+            Self::WriteZeroes => "write zeroes",
+        })
+    }
+}
+
+/// A request that was not accepted. Nothing was sent; the buffer comes back.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct SubmitError {
+    /// Why.
+    pub reason: SubmitReason,
+    /// The request's buffer.
+    pub buffer: Buffer,
+}
+
+/// The reason in a [`SubmitError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitReason {
+    /// As many requests as the channel's depth are under way; poll, then try again.
+    #[error("the channel is full ({depth} requests)")]
+    Full {
+        /// The depth.
+        depth: usize,
+    },
+    /// The buffer is empty or no multiple of the block size.
+    #[error(
+        "a buffer of {len} bytes is no positive multiple of the block size, {block_size} bytes"
+    )]
+    Unaligned {
+        /// Length of the buffer.
+        len: usize,
+        /// Block size of the namespace.
+        block_size: u32,
+    },
+    /// The range does not lie inside the namespace.
+    #[error("{blocks} blocks at {slba} reach past the end of the namespace, {capacity} blocks")]
+    OutOfRange {
+        /// First logical block.
+        slba: u64,
+        /// Number of logical blocks.
+        blocks: u64,
+        /// Size of the namespace in logical blocks.
+        capacity: u64,
+    },
+    /// More than one command can move.
+    #[error("{len} bytes are more than one request can move, {max} bytes")]
+    TooLarge {
+        /// Bytes asked for.
+        len: usize,
+        /// Bytes possible.
+        max: usize,
+    },
+    /// The namespace is write-protected.
+    #[error("the namespace is read-only")]
+    ReadOnly,
+    /// Blocks carry metadata, which this version does not handle.
+    #[error("blocks with {bytes} bytes of metadata are not supported")]
+    Metadata {
+        /// Bytes of metadata in a block.
+        bytes: u16,
+    },
+    /// The head belongs to another host than the channel.
+    #[error("the head belongs to another host")]
+    ForeignHead,
+}
+
+/// Why the host could not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// No transport is registered for the URL's scheme.
+    #[error("{url}: no transport for this scheme (there are: {known})")]
+    UnknownScheme {
+        /// The URL.
+        url: String,
+        /// Registered schemes.
+        known: String,
+    },
+    /// The URL is not one.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// The controller could not be brought up.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+    /// The controller is gone for good.
+    #[error("{address}: controller removed: {cause:?}")]
+    Removed {
+        /// The path.
+        address: String,
+        /// Why.
+        cause: RemovedCause,
+    },
+    /// Something did not happen in the time given.
+    #[error("{what} did not happen within {limit:?}")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// The time given.
+        limit: Duration,
+    },
+    /// A discovery log cannot be used.
+    #[error("{address}: discovery log: {reason}")]
+    Discovery {
+        /// The discovery controller.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Pins are out.
+    #[error("{} pin(s) are held: {}", .0.len(), holders(.0))]
+    Busy(Vec<PinHolder>),
+    /// The host is shut down.
+    #[error("the host is shut down")]
+    Shutdown,
+    /// The operating system refused something.
+    #[error("{what}: {reason}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// The operating system's answer.
+        reason: String,
+    },
+}
+
+fn holders(list: &[PinHolder]) -> String {
+    let mut text: Vec<_> = list.iter().take(8).map(|h| h.reason.to_string()).collect();
+    if list.len() > 8 {
+        text.push(format!("and {} more", list.len() - 8));
+    }
+    text.join("; ")
+}

@@ -1,0 +1,271 @@
+//! What happens, told to whoever subscribes.
+//!
+//! Each subscriber has a bounded queue of its own. When it is full the oldest event is dropped and
+//! counted; the library never waits for a reader.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use nvme_core::ana::AnaState;
+use nvme_core::controller::{ControllerError, RemovedCause, State};
+use nvme_core::time::{Duration, Instant};
+use parking_lot::{Condvar, Mutex};
+
+use crate::head::Head;
+use crate::ids::ControllerId;
+use crate::window::LossCause;
+
+/// An event and when it happened, on the host's clock.
+#[derive(Clone, Debug)]
+pub struct TimedEvent {
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub event: Event,
+}
+
+/// Something that happened to a controller, a path or a head.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A controller changed its state.
+    ControllerState {
+        /// Which.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// Before.
+        from: State,
+        /// After.
+        to: State,
+    },
+    /// A controller was lost, or failed to come up; told when the reason changes, not per attempt.
+    ControllerFailed {
+        /// Which.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// Why.
+        error: ControllerError,
+    },
+    /// A controller is gone for good.
+    ControllerRemoved {
+        /// Which.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// Why.
+        cause: RemovedCause,
+    },
+    /// A namespace was found for which there was no head.
+    HeadAdded(Arc<Head>),
+    /// The size of a namespace changed.
+    HeadResized {
+        /// The head.
+        head: Arc<Head>,
+        /// Logical blocks before.
+        from: u64,
+        /// Logical blocks now.
+        to: u64,
+    },
+    /// A path can be used.
+    PathUp {
+        /// The head.
+        head: Arc<Head>,
+        /// The path's controller.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+    },
+    /// A path cannot be used any more: its controller was lost, or the namespace went from it.
+    PathDown {
+        /// The head.
+        head: Arc<Head>,
+        /// The path's controller.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+    },
+    /// The ANA state of a path changed.
+    AnaChanged {
+        /// The head.
+        head: Arc<Head>,
+        /// The path's controller.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// Before.
+        from: AnaState,
+        /// After.
+        to: AnaState,
+    },
+    /// No path of the head can be used; I/O waits or fails.
+    HeadNoPath(Arc<Head>),
+    /// The last path left; the head is removed after the window.
+    RemovalScheduled {
+        /// The head.
+        head: Arc<Head>,
+        /// Why the path left.
+        cause: LossCause,
+        /// Time left; `None`: for ever.
+        after: Option<Duration>,
+    },
+    /// The window of a pending removal was changed.
+    RemovalRearmed {
+        /// The head.
+        head: Arc<Head>,
+        /// Time left; `None`: for ever.
+        after: Option<Duration>,
+    },
+    /// A path returned; the head stays.
+    RemovalCancelled {
+        /// The head.
+        head: Arc<Head>,
+        /// How long there was no path.
+        pending_for: Duration,
+    },
+    /// The head is gone. Its handles answer with errors.
+    HeadRemoved {
+        /// The head.
+        head: Arc<Head>,
+        /// Why its last path had left.
+        cause: LossCause,
+        /// Whether a window had been open (otherwise it went with its last path).
+        delayed: bool,
+    },
+    /// A namespace was found that cannot be used.
+    NamespaceRefused {
+        /// The controller that reports it.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// Namespace ID.
+        nsid: u32,
+        /// Why.
+        reason: String,
+    },
+    /// The discovery log of a discovery controller changed.
+    DiscoveryChanged {
+        /// Which.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+    },
+    /// An asynchronous event that the library itself does not act on, such as a SMART warning.
+    AsyncEvent {
+        /// Which controller.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// Dword 0 of the completion (`NVMe 2.1 §5.1.2`).
+        result: u32,
+    },
+    /// This many events before the next one were dropped, because nobody read them.
+    Lagged(u64),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<TimedEvent>,
+    dropped: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    capacity: usize,
+}
+
+/// A subscription to a host's events. Dropping it ends it.
+#[derive(Debug)]
+pub struct Events {
+    shared: Arc<Shared>,
+}
+
+impl Events {
+    /// The next event, if one is there. Never blocks.
+    #[must_use]
+    pub fn try_next(&self) -> Option<TimedEvent> {
+        take(&mut self.shared.queue.lock())
+    }
+
+    /// The next event, waited for at most `limit`.
+    #[must_use]
+    pub fn next_timeout(&self, limit: Duration) -> Option<TimedEvent> {
+        let until = std::time::Instant::now() + limit;
+        let mut queue = self.shared.queue.lock();
+        loop {
+            if let Some(event) = take(&mut queue) {
+                return Some(event);
+            }
+            if self.shared.arrived.wait_until(&mut queue, until).timed_out() {
+                return take(&mut queue);
+            }
+        }
+    }
+}
+
+fn take(queue: &mut Queue) -> Option<TimedEvent> {
+    if queue.dropped > 0 {
+        let lagged = Event::Lagged(std::mem::take(&mut queue.dropped));
+        let at = queue.events.front().map_or(Instant::ZERO, |e| e.at);
+        return Some(TimedEvent { at, event: lagged });
+    }
+    queue.events.pop_front()
+}
+
+/// Where the library puts events.
+#[derive(Debug, Default)]
+pub(crate) struct EventBus {
+    subscribers: Mutex<Vec<Weak<Shared>>>,
+}
+
+impl EventBus {
+    pub(crate) fn subscribe(&self, capacity: usize) -> Events {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            capacity: capacity.max(1),
+        });
+        self.subscribers.lock().push(Arc::downgrade(&shared));
+        Events { shared }
+    }
+
+    pub(crate) fn publish(&self, at: Instant, event: &Event) {
+        self.subscribers.lock().retain(|subscriber| {
+            let Some(shared) = subscriber.upgrade() else { return false };
+            let mut queue = shared.queue.lock();
+            if queue.events.len() == shared.capacity {
+                queue.events.pop_front();
+                queue.dropped += 1;
+            }
+            queue.events.push_back(TimedEvent { at, event: event.clone() });
+            drop(queue);
+            shared.arrived.notify_one();
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_does_not_read_loses_the_oldest_and_is_told_how_many() {
+        let bus = EventBus::default();
+        let events = bus.subscribe(2);
+        for result in 0..5 {
+            let (controller, address) = (ControllerId::from_raw(0), Arc::from("x"));
+            let event = Event::AsyncEvent { controller, address, result };
+            bus.publish(Instant::ZERO, &event);
+        }
+        let lagged = events.try_next().unwrap().event;
+        assert!(matches!(lagged, Event::Lagged(3)), "{lagged:?}");
+        let next = events.try_next().unwrap().event;
+        assert!(matches!(next, Event::AsyncEvent { result: 3, .. }), "{next:?}");
+        assert!(events.try_next().is_some());
+        assert!(events.next_timeout(Duration::ZERO).is_none());
+    }
+}

@@ -1,0 +1,293 @@
+//! The head: one handle for one namespace, over however many paths.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use nvme_core::ana::AnaState;
+use nvme_core::controller::NamespaceInfo;
+use nvme_core::identity::NamespaceIds;
+use nvme_core::nqn::Nqn;
+use nvme_core::time::{Duration, Instant};
+
+use crate::host::Shared;
+use crate::ids::{AssociationId, ControllerId};
+use crate::lifecycle::{Lifecycle, Phase, WindowSet};
+use crate::mailbox::Command;
+use crate::view::{Geometry, HeadView, NoPath, PathView, ViewCell};
+use crate::window::{DelayedRemoval, LossCause};
+
+/// One path of a head: a namespace on a controller. Kept while the controller reconnects.
+#[derive(Debug)]
+pub(crate) struct Path {
+    pub(crate) controller: ControllerId,
+    pub(crate) address: Arc<str>,
+    pub(crate) association: AssociationId,
+    pub(crate) info: Arc<NamespaceInfo>,
+    /// The controller is live and the namespace was identified on this association.
+    pub(crate) ready: bool,
+    pub(crate) ana: AnaState,
+    /// The controller answered with an ANA error; not used until the log has been read again.
+    pub(crate) ana_pending: bool,
+    /// The controller may come back and I/O may wait for it.
+    pub(crate) awaited: bool,
+    pub(crate) max_transfer: usize,
+    pub(crate) retry_delays: [Duration; 3],
+}
+
+impl Path {
+    /// Whether I/O may be sent on it.
+    pub(crate) fn usable(&self) -> bool {
+        self.ready && !self.ana_pending && self.ana.is_accessible()
+    }
+}
+
+/// How a head is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeadState {
+    /// It has paths (which need not work at the moment).
+    Live,
+    /// It has none and will be removed.
+    RemovalPending {
+        /// Why the last path left.
+        cause: LossCause,
+        /// How long ago.
+        lost_for: Duration,
+        /// Time left; `None`: for ever.
+        remaining: Option<Duration>,
+    },
+    /// It is being taken apart.
+    Removing(LossCause),
+    /// It is gone.
+    Gone(LossCause),
+}
+
+/// A path as it is at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PathInfo {
+    /// The controller.
+    pub controller: ControllerId,
+    /// Its address.
+    pub address: Arc<str>,
+    /// Namespace ID on it.
+    pub nsid: u32,
+    /// ANA state of the namespace's group on it.
+    pub ana: AnaState,
+    /// Whether I/O may be sent on it.
+    pub usable: bool,
+}
+
+/// Counts since the head was made. Written by channels when something goes wrong, never in steady state.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) failovers: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) parked: AtomicU64,
+    pub(crate) failed_no_path: AtomicU64,
+}
+
+/// A snapshot of a head's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeadStats {
+    /// Requests that were moved to another path, or parked, after their path failed.
+    pub failovers: u64,
+    /// Requests sent again on account of their status.
+    pub retries: u64,
+    /// Times that a request was parked for want of a path.
+    pub parked: u64,
+    /// Requests that failed for want of a path.
+    pub failed_no_path: u64,
+}
+
+/// One namespace of one subsystem.
+///
+/// Shared by its handles and the library. A handle that outlives the head answers with errors.
+/// All methods may be called from any thread.
+pub struct Head {
+    pub(crate) index: u32,
+    pub(crate) subnqn: Nqn,
+    pub(crate) nsid: u32,
+    pub(crate) ids: NamespaceIds,
+    pub(crate) life: Lifecycle<Path>,
+    pub(crate) view: ViewCell,
+    pub(crate) fail_if_no_path: AtomicBool,
+    pub(crate) counters: Counters,
+    pub(crate) host: Weak<Shared>,
+}
+
+impl Head {
+    /// `SUBNQN/NSID`: names the head in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.life.name()
+    }
+
+    /// A number that no other head of this host has had.
+    #[must_use]
+    pub const fn instance(&self) -> u32 {
+        self.index
+    }
+
+    /// NQN of the subsystem.
+    #[must_use]
+    pub const fn subsystem_nqn(&self) -> &Nqn {
+        &self.subnqn
+    }
+
+    /// Namespace ID.
+    #[must_use]
+    pub const fn nsid(&self) -> u32 {
+        self.nsid
+    }
+
+    /// The identifiers that a returning path must have.
+    #[must_use]
+    pub const fn ids(&self) -> &NamespaceIds {
+        &self.ids
+    }
+
+    /// Size and shape, as last reported. Kept through the loss of all paths.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.view.load().1.geometry
+    }
+
+    /// How the head is doing.
+    #[must_use]
+    pub fn state(&self) -> HeadState {
+        let now = self.now();
+        self.life.with(|inner| match &inner.phase {
+            Phase::Live => HeadState::Live,
+            Phase::Pending(p) => HeadState::RemovalPending {
+                cause: p.cause,
+                lost_for: now.saturating_since(p.lost_at),
+                remaining: (p.deadline != Instant::NEVER).then(|| p.deadline.saturating_since(now)),
+            },
+            Phase::Removing { cause, .. } => HeadState::Removing(*cause),
+            Phase::Gone { cause } => HeadState::Gone(*cause),
+        })
+    }
+
+    /// The paths, in the order in which they were found.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathInfo> {
+        let info = |p: &Path| PathInfo {
+            controller: p.controller,
+            address: Arc::clone(&p.address),
+            nsid: p.info.nsid,
+            ana: p.ana,
+            usable: p.usable(),
+        };
+        self.life.with(|inner| inner.paths.iter().map(info).collect())
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> HeadStats {
+        let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        HeadStats {
+            failovers: read(&self.counters.failovers),
+            retries: read(&self.counters.retries),
+            parked: read(&self.counters.parked),
+            failed_no_path: read(&self.counters.failed_no_path),
+        }
+    }
+
+    /// The windows that apply to this head.
+    #[must_use]
+    pub fn delayed_removal(&self) -> DelayedRemoval {
+        self.life.windows()
+    }
+
+    /// Sets the windows. One that is open is counted anew from the moment of the loss; if it is
+    /// over by the new count, the head is removed now. (Linux keeps the old deadline.)
+    pub fn set_delayed_removal(self: &Arc<Self>, windows: impl Into<DelayedRemoval>) {
+        let outcome = self.life.set_windows(windows.into(), self.now());
+        let command = match outcome {
+            WindowSet::Stored => return,
+            WindowSet::Rearmed(timer) => Command::RemovalRearmed(Arc::clone(self), timer),
+            WindowSet::Remove => Command::FinishRemoval(Arc::clone(self)),
+        };
+        self.send(command);
+    }
+
+    /// Removes a head whose removal is pending now, instead of at its deadline. Returns whether it
+    /// was pending.
+    pub fn remove_now(self: &Arc<Self>) -> bool {
+        let pending = self.life.remove_now();
+        if pending {
+            self.send(Command::FinishRemoval(Arc::clone(self)));
+        }
+        pending
+    }
+
+    /// While set, requests fail at once when no path can be used, parked ones too, whatever the
+    /// window says. Reconnecting goes on.
+    pub fn set_fail_if_no_path(self: &Arc<Self>, fail: bool) {
+        self.fail_if_no_path.store(fail, Ordering::Release);
+        self.publish();
+        self.send(Command::HeadChanged);
+    }
+
+    fn now(&self) -> Instant {
+        self.host.upgrade().map_or(Instant::NEVER, |host| host.clock.now())
+    }
+
+    fn send(&self, command: Command) {
+        if let Some(host) = self.host.upgrade() {
+            host.commands.send(command);
+        }
+    }
+
+    /// Makes the view that channels see from the paths and the phase.
+    pub(crate) fn publish(&self) {
+        let fail = self.fail_if_no_path.load(Ordering::Acquire);
+        self.life.with(|inner| {
+            let geometry = match inner.paths.last() {
+                Some(_) => geometry_of(&inner.paths),
+                None => self.view.load().1.geometry,
+            };
+            let paths = inner.paths.iter().filter(|p| p.usable()).map(path_view).collect();
+            let awaited = inner.paths.iter().any(|p| p.awaited);
+            let no_path = match &inner.phase {
+                Phase::Removing { cause, .. } | Phase::Gone { cause } => NoPath::Removed(*cause),
+                _ if fail => NoPath::Fail,
+                Phase::Pending(_) => NoPath::Park,
+                Phase::Live if awaited => NoPath::Park,
+                Phase::Live => NoPath::Fail,
+            };
+            self.view.publish(HeadView { geometry, paths, no_path });
+        });
+    }
+}
+
+/// The shape of a namespace: the newest report of it; the transfer limit is the least of all.
+pub(crate) fn geometry_of(paths: &[Path]) -> Geometry {
+    let newest = paths.iter().rev().find(|p| p.ready).or(paths.last());
+    let info = newest.map(|p| Arc::clone(&p.info));
+    let (block_size, blocks, read_only, metadata_size) =
+        info.map_or((512, 0, true, 0), |i| (i.block_size, i.blocks, i.read_only, i.metadata_size));
+    // One command moves at most 65,536 blocks (NVM 1.1 §3.3.4, NLB is 0's based and 16 bits).
+    let most = (block_size as usize) << 16;
+    let limit = paths.iter().map(|p| p.max_transfer).min().unwrap_or(most).min(most);
+    let max_transfer = (limit / block_size as usize).max(1) * block_size as usize;
+    Geometry { block_size, blocks, max_transfer, read_only, metadata_size }
+}
+
+fn path_view(p: &Path) -> PathView {
+    PathView {
+        association: p.association,
+        nsid: p.info.nsid,
+        optimized: p.ana == AnaState::Optimized,
+        retry_delays: p.retry_delays,
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Head({} #{})", self.name(), self.index)
+    }
+}

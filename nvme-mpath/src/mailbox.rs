@@ -1,0 +1,184 @@
+//! Letters between the threads of a program and the control plane, and between the control plane
+//! and channels. Both ways they only carry changes, never I/O.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+use nvme_core::spec::Sqe;
+use nvme_core::transport::{Data, Endpoint, Queue, TransportError};
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::controller::{AdminReply, ControllerStatus};
+use crate::head::Head;
+use crate::ids::{AssociationId, ChannelId, ControllerId};
+use crate::lifecycle::Timer;
+use crate::options::ControllerOptions;
+
+/// Makes a sleeping thread's descriptor readable.
+#[derive(Debug)]
+pub(crate) struct Wake(OwnedFd);
+
+impl Wake {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    pub(crate) fn wake(&self) {
+        // The only error is a counter that is full, and then the descriptor is readable already.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Takes the wake-ups that were given so far.
+    pub(crate) fn clear(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What the control plane is asked to do.
+pub(crate) enum Command {
+    Connect {
+        status: Arc<ControllerStatus>,
+        endpoint: Arc<dyn Endpoint>,
+        options: Box<ControllerOptions>,
+    },
+    Disconnect(ControllerId),
+    Reset(ControllerId, String),
+    Rescan(ControllerId),
+    Admin {
+        controller: ControllerId,
+        sqe: Sqe,
+        data: Data,
+        reply: Arc<AdminReply>,
+    },
+    ChannelOpened(Arc<ChannelShared>),
+    ChannelClosed(ChannelId),
+    /// A channel saw a queue die.
+    QueueFailed {
+        association: AssociationId,
+        channel: ChannelId,
+        error: TransportError,
+    },
+    /// A channel has taken its queue of this association apart.
+    QueueReleased {
+        association: AssociationId,
+        channel: ChannelId,
+    },
+    /// A channel got an ANA error for this namespace.
+    AnaError {
+        association: AssociationId,
+        nsid: u32,
+    },
+    /// A request on this association was not answered within the I/O time limit.
+    IoTimeout {
+        association: AssociationId,
+    },
+    RemovalRearmed(Arc<Head>, Timer),
+    FinishRemoval(Arc<Head>),
+    /// A view was published by somebody else than the control plane: tell the channels.
+    HeadChanged,
+    /// Disconnect everything, remove every head, end.
+    Shutdown,
+    /// The program has no host handle any more: end when nothing holds the library.
+    Orphaned,
+}
+
+/// The control plane's letter box.
+pub(crate) struct Commands {
+    queue: Mutex<VecDeque<Command>>,
+    wake: Wake,
+}
+
+impl Commands {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self { queue: Mutex::default(), wake: Wake::new()? })
+    }
+
+    pub(crate) fn send(&self, command: Command) {
+        self.queue.lock().push_back(command);
+        self.wake.wake();
+    }
+
+    pub(crate) fn take(&self) -> VecDeque<Command> {
+        self.wake.clear();
+        std::mem::take(&mut self.queue.lock())
+    }
+
+    pub(crate) const fn wake(&self) -> &Wake {
+        &self.wake
+    }
+}
+
+/// What a channel is told.
+pub(crate) enum Letter {
+    /// A queue is ready for the channel.
+    QueueUp { association: AssociationId, queue: Box<dyn Queue>, traffic: Arc<Traffic> },
+    /// The association is dead: take its queue apart and say so.
+    QueueDown(AssociationId),
+    /// The controller grants no queue to this channel.
+    QueueRefused { association: AssociationId, granted: u16 },
+    /// The host ends: fail everything.
+    Shutdown,
+}
+
+/// Completions that a channel took from one queue: written by the channel, read by the control
+/// plane when it decides about a keep-alive (TBKAS, `NVMe 2.1 §3.9.4.2`).
+pub(crate) type Traffic = CachePadded<AtomicU64>;
+
+/// The part of a channel that other threads may touch.
+pub(crate) struct ChannelShared {
+    pub(crate) id: ChannelId,
+    /// Something is in the box, or views have changed. Read at each poll, written seldom.
+    pending: CachePadded<AtomicBool>,
+    letters: Mutex<Vec<Letter>>,
+    wake: Wake,
+}
+
+impl ChannelShared {
+    pub(crate) fn new(id: ChannelId) -> std::io::Result<Self> {
+        Ok(Self {
+            id,
+            pending: CachePadded::new(AtomicBool::new(false)),
+            letters: Mutex::default(),
+            wake: Wake::new()?,
+        })
+    }
+
+    pub(crate) fn send(&self, letter: Letter) {
+        self.letters.lock().push(letter);
+        self.notify();
+    }
+
+    /// Says that something changed. One wake-up until the channel has looked.
+    pub(crate) fn notify(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            self.wake.wake();
+        }
+    }
+
+    /// Whether there is something to look at.
+    pub(crate) fn pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// Takes the letters; what is sent after counts as pending again.
+    pub(crate) fn take(&self) -> Vec<Letter> {
+        self.wake.clear();
+        // A swap, not a store: it reads what the last `notify` wrote, and so sees what came before.
+        self.pending.swap(false, Ordering::AcqRel);
+        std::mem::take(&mut self.letters.lock())
+    }
+
+    pub(crate) const fn wake(&self) -> &Wake {
+        &self.wake
+    }
+}

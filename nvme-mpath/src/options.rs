@@ -1,0 +1,130 @@
+//! What a program can set.
+
+use std::sync::Arc;
+
+use nvme_core::nqn::{Nqn, Uuid};
+use nvme_core::time::{Clock, Duration};
+use nvme_core::transport::Transport;
+
+use crate::clock::MonotonicClock;
+use crate::window::DelayedRemoval;
+
+/// Settings of a host.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HostOptions {
+    /// Name of this host. By default made from `hostid`.
+    pub hostnqn: Nqn,
+    /// Host identifier. One host identifier goes with one host NQN (`NVMe 2.1 §4.5`): a target may
+    /// refuse the same identifier under another name.
+    pub hostid: Uuid,
+    /// Ways to reach controllers, by URL scheme.
+    pub transports: Vec<Arc<dyn Transport>>,
+    /// The windows of new heads. Default: off.
+    pub delayed_removal: DelayedRemoval,
+    /// Whether the library runs a control thread. If not, the program must call
+    /// [`Host::drive`](crate::Host::drive) again and again. Default: true.
+    pub control_thread: bool,
+    /// The clock. A simulation brings its own.
+    pub clock: Arc<dyn Clock>,
+    /// Seed of jitter.
+    pub seed: u64,
+}
+
+impl HostOptions {
+    /// Settings with all defaults.
+    #[must_use]
+    pub fn new(hostid: Uuid) -> Self {
+        Self {
+            hostnqn: Nqn::from_uuid(hostid),
+            hostid,
+            transports: Vec::new(),
+            delayed_removal: DelayedRemoval::OFF,
+            control_thread: true,
+            clock: Arc::new(MonotonicClock::new()),
+            seed: u64::from_le_bytes(hostid.0[..8].try_into().unwrap_or_default()),
+        }
+    }
+
+    /// Adds a transport.
+    #[must_use]
+    pub fn transport(mut self, transport: impl Transport + 'static) -> Self {
+        self.transports.push(Arc::new(transport));
+        self
+    }
+}
+
+/// Settings of one connection. Defaults are Linux's where it has one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ControllerOptions {
+    /// Keep-alive timeout; zero: none. Default 5 s.
+    pub keep_alive: Duration,
+    /// Longest wait between two attempts to reconnect. Default 10 s.
+    pub reconnect_delay: Duration,
+    /// How long after its loss a controller is given up, and its paths leave; zero: at once;
+    /// `None`: never. Default 600 s.
+    pub ctrl_loss_tmo: Option<Duration>,
+    /// How long after its loss I/O stops waiting for a controller; `None`: as long as it tries.
+    pub fast_io_fail_tmo: Option<Duration>,
+    /// Begin again, this long after the controller was given up, as if the program had connected
+    /// anew; `None`: leave that to the program. Default `None` (on Linux, udev does it).
+    pub reattach_delay: Option<Duration>,
+    /// Entries of each I/O queue, 16..=1,024. Default 128.
+    pub io_entries: u16,
+    /// I/O queues to ask for, 1..=65,534: at most this many channels can use the controller.
+    /// Default 16.
+    pub max_io_queues: u16,
+    /// Limit of one admin command. Default 60 s.
+    pub admin_timeout: Duration,
+    /// Limit of opening one queue. Default 10 s.
+    pub connect_timeout: Duration,
+}
+
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(5),
+            reconnect_delay: Duration::from_secs(10),
+            ctrl_loss_tmo: Some(Duration::from_secs(600)),
+            fast_io_fail_tmo: None,
+            reattach_delay: None,
+            io_entries: 128,
+            max_io_queues: 16,
+            admin_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Settings of a channel.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ChannelOptions {
+    /// Requests under way at once, parked ones included, 1..=65,536. Default 256.
+    pub depth: usize,
+    /// Limit of one request on one path; then the path's controller is reset and the request goes
+    /// elsewhere. Default 30 s.
+    pub io_timeout: Duration,
+    /// Retries of a request on account of its status, not counting failovers. Default 5.
+    pub max_retries: u32,
+    /// Most requests that may be parked for want of a path. Default: the depth.
+    pub max_parked_requests: usize,
+    /// Most bytes that may be parked. Default 256 MiB.
+    pub max_parked_bytes: usize,
+    /// Longest time that a request may be parked; `None`: as long as the head waits. Default 600 s.
+    pub max_parked_age: Option<Duration>,
+}
+
+impl Default for ChannelOptions {
+    fn default() -> Self {
+        Self {
+            depth: 256,
+            io_timeout: Duration::from_secs(30),
+            max_retries: 5,
+            max_parked_requests: usize::MAX,
+            max_parked_bytes: 256 << 20,
+            max_parked_age: Some(Duration::from_secs(600)),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a channel sees of a head: an immutable table, replaced as a whole.
+//!
+//! The control plane publishes a new [`HeadView`] when anything changes and then moves the
+//! generation. A channel keeps its own reference and compares generations, so that steady-state
+//! I/O reads one counter that nobody writes, and takes no lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nvme_core::time::Duration;
+use parking_lot::Mutex;
+
+use crate::ids::AssociationId;
+use crate::window::LossCause;
+
+/// A path that may be used, as far as the control plane knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PathView {
+    pub(crate) association: AssociationId,
+    pub(crate) nsid: u32,
+    /// ANA optimized (or no ANA), as opposed to non-optimized.
+    pub(crate) optimized: bool,
+    /// Delays for the status field's CRD values 1 to 3.
+    pub(crate) retry_delays: [Duration; 3],
+}
+
+/// What becomes of a request when no path can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPath {
+    /// It waits: a path may come.
+    Park,
+    /// It fails: none is expected.
+    Fail,
+    /// It fails: the head is gone.
+    Removed(LossCause),
+}
+
+/// Size and shape of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes in a logical block: a power of two, 512..=65,536.
+    pub block_size: u32,
+    /// Size in logical blocks.
+    pub blocks: u64,
+    /// Most bytes that one request can move, a multiple of `block_size`; the least of all paths.
+    pub max_transfer: usize,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Bytes of metadata in each block; namespaces with metadata are shown but not read or written.
+    pub metadata_size: u16,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct HeadView {
+    pub(crate) geometry: Geometry,
+    pub(crate) paths: Box<[PathView]>,
+    pub(crate) no_path: NoPath,
+}
+
+/// Where the current [`HeadView`] is found.
+#[derive(Debug)]
+pub(crate) struct ViewCell {
+    generation: AtomicU64,
+    view: Mutex<Arc<HeadView>>,
+}
+
+impl ViewCell {
+    pub(crate) fn new(view: HeadView) -> Self {
+        Self { generation: AtomicU64::new(1), view: Mutex::new(Arc::new(view)) }
+    }
+
+    /// Moves with each [`publish`](Self::publish). Starts at 1.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn publish(&self, view: HeadView) {
+        let mut current = self.view.lock();
+        *current = Arc::new(view);
+        // Under the lock, so that whoever reads this generation gets this view or a later one.
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The current view, and a generation that is not newer than it.
+    pub(crate) fn load(&self) -> (u64, Arc<HeadView>) {
+        let current = self.view.lock();
+        (self.generation.load(Ordering::Acquire), Arc::clone(&current))
+    }
+}
