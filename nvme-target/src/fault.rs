@@ -1,0 +1,438 @@
+//! Faults as data: which command, or which connection, meets what misfortune.
+
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nvme_core::spec::opcode::{FabricsType, NvmOpcode};
+use nvme_core::spec::tcp::PduType;
+use nvme_core::spec::{Sqe, Status};
+use parking_lot::Mutex;
+
+/// Names a rule that was added with [`Target::add_fault`](crate::Target::add_fault).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FaultId(u64);
+
+/// What happens, and to whom.
+///
+/// A rule without conditions matches everything that its action can be done to. Rules are tried in the order in
+/// which they were added; the first that applies is the only one that acts.
+#[derive(Clone, Debug)]
+pub struct FaultRule {
+    matcher: FaultMatch,
+    action: FaultAction,
+}
+
+/// The conditions of a rule, all of which must hold.
+#[derive(Clone, Debug, Default)]
+struct FaultMatch {
+    listener: Option<usize>,
+    controller: Option<u16>,
+    qids: Option<RangeInclusive<u16>>,
+    opcode: Option<u8>,
+    fabrics: Option<FabricsType>,
+    nsid: Option<u32>,
+    lbas: Option<Range<u64>>,
+    skip: u64,
+    times: Option<u64>,
+}
+
+/// What a rule does.
+///
+/// The first three act on connections, before any command; only the listener and the counting conditions apply to
+/// them. All others act on one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultAction {
+    /// The connection is accepted, and nothing is ever said on it.
+    SilentListener,
+    /// The connection is closed as soon as it is accepted.
+    CloseOnAccept,
+    /// The connection's ICResp is malformed.
+    BadIcResp(BadIcResp),
+    /// The command is never executed and never answered; data for it is not asked for.
+    Drop,
+    /// The command is executed and never answered.
+    DropAnswer,
+    /// The command is executed, and answered, so much later. It can be aborted until then.
+    Delay(Duration),
+    /// The command is not executed and completes with this status.
+    Fail(Status),
+    /// The first C2HData PDU of the command carries a wrong data digest (where data digests are on).
+    CorruptDataDigest,
+    /// The first PDU that answers the command carries a wrong header digest (where header digests are on).
+    CorruptHeaderDigest,
+    /// The connection is closed when the command has arrived whole, without executing it.
+    CloseBefore,
+    /// The command is executed, then the connection is closed without an answer.
+    CloseAfter,
+    /// The command's response capsule is sent twice.
+    AnswerTwice,
+    /// A malformed or unexpected PDU is sent in place of the answer.
+    BadPdu(BadPdu),
+    /// The first PDU of that type that belongs to the command is cut after so many bytes, and the connection closed.
+    /// With [`PduType::IC_RESP`] the rule acts on the connection's ICResp, whatever the command.
+    TruncateAt {
+        /// Which PDU.
+        pdu: PduType,
+        /// Bytes of it that are still sent; the PDU is sent whole if that is more than it has.
+        bytes: usize,
+    },
+    /// The response carries the command identifier with these bits flipped.
+    StaleCommandId(u16),
+    /// The command's data ends so many bytes early, and success is reported all the same.
+    ShortRead(u32),
+    /// Bytes of the data that the command returns are overwritten: for pages that lie.
+    PatchData {
+        /// Where, from the start of the page or structure (not of the transfer, for a log read at an offset).
+        offset: u64,
+        /// What is put there.
+        bytes: Vec<u8>,
+    },
+    /// The command is not answered, and executed so long after its connection has died: a write that outlives its path.
+    LateWrite(Duration),
+}
+
+/// What is wrong with an ICResp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BadIcResp {
+    /// PDU format version 1.
+    Version,
+    /// The digests granted are the opposite of those asked for.
+    Digests,
+    /// CPDA is 32, one more than possible.
+    Alignment,
+    /// MAXH2CDATA is below 4096.
+    MaxDataTooSmall,
+    /// MAXH2CDATA is no multiple of 4.
+    MaxDataUnaligned,
+    /// The PDU's length field says 132.
+    Length,
+    /// The PDU's header length says 24.
+    HeaderLength,
+    /// A response capsule comes in its place.
+    Type,
+}
+
+/// What is wrong with a PDU that is sent in place of a command's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BadPdu {
+    /// A PDU type that does not exist.
+    UnknownType,
+    /// A CapsuleCmd, which only a host may send.
+    WrongDirection,
+    /// A second ICResp.
+    SecondIcResp,
+    /// A response capsule whose header length is 16.
+    HeaderLength,
+    /// A response capsule whose length field is smaller than its header.
+    LengthTooShort,
+    /// A response capsule whose length field is `u32::MAX`.
+    LengthTooLong,
+    /// A response capsule whose header digest flag is the opposite of what was agreed on.
+    HeaderDigestFlag,
+    /// C2HData whose data digest flag is the opposite of what was agreed on.
+    DataDigestFlag,
+    /// C2HData whose data offset lies inside the header.
+    DataOffset,
+    /// C2HData for a command identifier that is not outstanding.
+    DataUnknownCommand,
+    /// C2HData that goes one block past the end of the command's buffer; for a command without data, data at all.
+    DataPastEnd,
+    /// C2HData whose offset skips the first 4 bytes of the buffer.
+    DataOffsetSkips,
+    /// C2HData of length zero.
+    DataEmpty,
+    /// C2HData with the SUCCESS flag and without LAST_PDU.
+    SuccessWithoutLast,
+    /// A response capsule for a command identifier that is not outstanding.
+    UnknownCommand,
+    /// R2T for this command even if it is a read or moves no data.
+    R2tUnexpected,
+    /// R2T of length zero.
+    R2tEmpty,
+    /// R2T for a range past the end of the command's data.
+    R2tPastEnd,
+    /// R2T for a command identifier that is not outstanding.
+    R2tUnknownCommand,
+    /// A C2HTermReq, after which the connection is closed.
+    TermReq,
+}
+
+impl FaultRule {
+    /// A rule that does `action` to whatever it can be done to.
+    #[must_use]
+    pub fn new(action: FaultAction) -> Self {
+        Self { matcher: FaultMatch::default(), action }
+    }
+
+    /// Only on connections of this listener.
+    #[must_use]
+    pub fn listener(mut self, index: usize) -> Self {
+        self.matcher.listener = Some(index);
+        self
+    }
+
+    /// Only for the controller with this identifier.
+    #[must_use]
+    pub fn controller(mut self, cntlid: u16) -> Self {
+        self.matcher.controller = Some(cntlid);
+        self
+    }
+
+    /// Only on these queues; 0 is the admin queue. A Connect belongs to the queue it creates.
+    #[must_use]
+    pub fn qids(mut self, qids: RangeInclusive<u16>) -> Self {
+        self.matcher.qids = Some(qids);
+        self
+    }
+
+    /// Only on the admin queue.
+    #[must_use]
+    pub fn admin(self) -> Self {
+        self.qids(0..=0)
+    }
+
+    /// Only on I/O queues.
+    #[must_use]
+    pub fn io(self) -> Self {
+        self.qids(1..=u16::MAX)
+    }
+
+    /// Only commands with this opcode. The same number means different things on admin and I/O queues: see
+    /// [`admin`](Self::admin) and [`io`](Self::io).
+    #[must_use]
+    pub fn opcode(mut self, opcode: u8) -> Self {
+        self.matcher.opcode = Some(opcode);
+        self
+    }
+
+    /// Only fabrics commands of this type.
+    #[must_use]
+    pub fn fabrics(mut self, fctype: FabricsType) -> Self {
+        self.matcher.fabrics = Some(fctype);
+        self
+    }
+
+    /// Only commands with this namespace identifier.
+    #[must_use]
+    pub fn nsid(mut self, nsid: u32) -> Self {
+        self.matcher.nsid = Some(nsid);
+        self
+    }
+
+    /// Only I/O commands that touch one of these blocks.
+    #[must_use]
+    pub fn lbas(mut self, lbas: Range<u64>) -> Self {
+        self.matcher.lbas = Some(lbas);
+        self
+    }
+
+    /// Lets the first `n` matches pass.
+    #[must_use]
+    pub fn skip(mut self, n: u64) -> Self {
+        self.matcher.skip = n;
+        self
+    }
+
+    /// Acts at most `n` times.
+    #[must_use]
+    pub fn times(mut self, n: u64) -> Self {
+        self.matcher.times = Some(n);
+        self
+    }
+}
+
+/// What a rule can look at when a command has arrived.
+pub(crate) struct Subject<'a> {
+    pub cntlid: Option<u16>,
+    pub qid: u16,
+    pub sqe: &'a Sqe,
+}
+
+/// The points of a connection's life at which rules are looked up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Site<'a> {
+    Accept,
+    IcResp,
+    Command(&'a Subject<'a>),
+}
+
+impl PartialEq for Subject<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+impl Eq for Subject<'_> {}
+
+impl FaultAction {
+    fn acts_at(&self, site: Site<'_>) -> bool {
+        let at_accept = matches!(self, Self::SilentListener | Self::CloseOnAccept);
+        let at_ic =
+            matches!(self, Self::BadIcResp(_) | Self::TruncateAt { pdu: PduType::IC_RESP, .. });
+        match site {
+            Site::Accept => at_accept,
+            Site::IcResp => at_ic,
+            Site::Command(_) => !at_accept && !at_ic,
+        }
+    }
+}
+
+impl FaultMatch {
+    fn covers(&self, listener: usize, site: Site<'_>) -> bool {
+        if self.listener.is_some_and(|l| l != listener) {
+            return false;
+        }
+        let Site::Command(subject) = site else { return true };
+        let sqe = subject.sqe;
+        self.controller.is_none_or(|c| Some(c) == subject.cntlid)
+            && self.qids.as_ref().is_none_or(|q| q.contains(&subject.qid))
+            && self.opcode.is_none_or(|o| o == sqe.opcode)
+            && self.fabrics.is_none_or(|f| Some(f) == sqe.fabrics_type())
+            && self.nsid.is_none_or(|n| n == sqe.nsid.get())
+            && self.lbas.as_ref().is_none_or(|l| subject.touches(l))
+    }
+}
+
+impl Subject<'_> {
+    fn touches(&self, lbas: &Range<u64>) -> bool {
+        let block_io = matches!(
+            NvmOpcode(self.sqe.opcode),
+            NvmOpcode::READ
+                | NvmOpcode::WRITE
+                | NvmOpcode::COMPARE
+                | NvmOpcode::WRITE_ZEROES
+                | NvmOpcode::VERIFY
+        );
+        let first = self.sqe.cdw10_11();
+        let end = first.saturating_add(u64::from(self.sqe.cdw12.get() & 0xffff) + 1);
+        block_io && self.qid != 0 && first < lbas.end && lbas.start < end
+    }
+}
+
+/// The rules of a target.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    rules: Mutex<Vec<Entry>>,
+    next_id: AtomicU64,
+    /// How many rules may still act, so that a target without faults takes no lock.
+    armed: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: FaultId,
+    rule: FaultRule,
+    action: Arc<FaultAction>,
+    seen: u64,
+    hits: u64,
+}
+
+impl Entry {
+    fn spent(&self) -> bool {
+        self.rule.matcher.times.is_some_and(|t| self.hits >= t)
+    }
+}
+
+impl Faults {
+    pub(crate) fn add(&self, rule: FaultRule) -> FaultId {
+        let id = FaultId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let mut rules = self.rules.lock();
+        let action = Arc::new(rule.action.clone());
+        rules.push(Entry { id, rule, action, seen: 0, hits: 0 });
+        self.rearm(&rules);
+        id
+    }
+
+    pub(crate) fn remove(&self, id: FaultId) -> Option<u64> {
+        let mut rules = self.rules.lock();
+        let at = rules.iter().position(|e| e.id == id)?;
+        let entry = rules.remove(at);
+        self.rearm(&rules);
+        Some(entry.hits)
+    }
+
+    pub(crate) fn hits(&self, id: FaultId) -> Option<u64> {
+        self.rules.lock().iter().find(|e| e.id == id).map(|e| e.hits)
+    }
+
+    /// The action of the first rule that applies here, counted as a hit of that rule.
+    pub(crate) fn strike(&self, listener: usize, site: Site<'_>) -> Option<Arc<FaultAction>> {
+        if self.armed.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut rules = self.rules.lock();
+        let mut struck = None;
+        for entry in rules.iter_mut() {
+            if entry.spent()
+                || !entry.action.acts_at(site)
+                || !entry.rule.matcher.covers(listener, site)
+            {
+                continue;
+            }
+            entry.seen += 1;
+            if entry.seen > entry.rule.matcher.skip {
+                entry.hits += 1;
+                struck = Some(Arc::clone(&entry.action));
+                break;
+            }
+        }
+        self.rearm(&rules);
+        struck
+    }
+
+    fn rearm(&self, rules: &[Entry]) {
+        self.armed.store(rules.iter().filter(|e| !e.spent()).count(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nvme_core::spec::BlockCount;
+
+    fn strike(faults: &Faults, qid: u16, sqe: &Sqe) -> Option<FaultAction> {
+        let subject = Subject { cntlid: Some(7), qid, sqe };
+        faults.strike(1, Site::Command(&subject)).map(|a| (*a).clone())
+    }
+
+    #[test]
+    fn conditions_are_joined_and_counted() {
+        let faults = Faults::default();
+        let read = Sqe::read(1, 10, BlockCount::new(8).unwrap());
+        assert_eq!(strike(&faults, 1, &read), None);
+        let id = faults.add(
+            FaultRule::new(FaultAction::Drop)
+                .io()
+                .opcode(NvmOpcode::READ.0)
+                .nsid(1)
+                .controller(7)
+                .lbas(17..18)
+                .skip(1)
+                .times(2),
+        );
+        assert_eq!(strike(&faults, 0, &read), None, "admin queue");
+        assert_eq!(strike(&faults, 1, &Sqe::read(1, 18, BlockCount::ONE)), None, "other blocks");
+        assert_eq!(strike(&faults, 1, &Sqe::read(2, 17, BlockCount::ONE)), None, "other namespace");
+        assert_eq!(strike(&faults, 1, &read), None, "skipped");
+        assert_eq!(strike(&faults, 1, &read), Some(FaultAction::Drop));
+        assert_eq!(strike(&faults, 2, &read), Some(FaultAction::Drop));
+        assert_eq!(strike(&faults, 1, &read), None, "spent");
+        assert_eq!(faults.hits(id), Some(2));
+        assert_eq!(faults.remove(id), Some(2));
+        assert_eq!(faults.hits(id), None);
+    }
+
+    #[test]
+    fn connection_faults_leave_commands_alone() {
+        let faults = Faults::default();
+        faults.add(FaultRule::new(FaultAction::SilentListener).listener(1));
+        assert_eq!(strike(&faults, 1, &Sqe::flush(1)), None);
+        assert!(faults.strike(0, Site::Accept).is_none());
+        assert!(faults.strike(1, Site::IcResp).is_none());
+        assert!(faults.strike(1, Site::Accept).is_some());
+    }
+}

@@ -1,0 +1,307 @@
+//! One connection: its socket, and how it ends.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use nvme_core::spec::{Cqe, Status};
+
+use super::mailbox::{ConnectionMessage, MailboxPeer};
+use super::pdu::{Agreement, Fatal};
+use super::receive::{Progress, Receive};
+use super::slots::{Slot, Slots};
+use super::transmit::Transmit;
+use crate::controller::{KeepAlive, Peer};
+use crate::directory::Directory;
+use crate::fabrics::Binding;
+use crate::stats::count;
+
+/// Bytes that a connection may receive before others get their turn.
+const TURN: usize = 1 << 20;
+/// How long the host has to close a connection after a termination request.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// At once; what has not been sent is lost.
+    Now,
+    /// When all is sent, and the host has closed its side or taken too long.
+    Orderly,
+}
+
+/// What a turn of a connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing to do until the socket says so.
+    Idle,
+    /// There is more to do, others first.
+    Again,
+    /// The connection is over.
+    Over,
+}
+
+/// A timer that a connection has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// A held command is due.
+    Held { tag: u16, serial: u64 },
+    /// Look at the controller's keep alive timer.
+    KeepAlive,
+    /// The host had its time to close.
+    Linger,
+}
+
+/// A connection and its socket.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub socket: TcpStream,
+    pub serial: u64,
+    receive: Receive,
+    pub core: Core,
+}
+
+/// What a connection is apart from socket and receive buffer: the queue, its commands, its answers.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub directory: Arc<Directory>,
+    pub listener: usize,
+    pub local_addr: SocketAddr,
+    pub peer: Arc<MailboxPeer>,
+    /// What ICReq and ICResp agreed on.
+    pub agreed: Option<Agreement>,
+    /// The queue that Connect made.
+    pub binding: Option<Binding>,
+    pub transmit: Transmit,
+    pub slots: Slots,
+    /// Position in the submission queue, for completions.
+    pub sqhd: u16,
+    pub end: Option<End>,
+    /// Timers to set when the turn is over.
+    pub alarms: Vec<(Instant, Alarm)>,
+    /// Nothing is ever said.
+    pub silent: bool,
+}
+
+impl Connection {
+    pub fn new(
+        socket: TcpStream,
+        directory: Arc<Directory>,
+        listener: usize,
+        peer: MailboxPeer,
+        silent: bool,
+    ) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        let core = Core {
+            local_addr: socket.local_addr()?,
+            directory,
+            listener,
+            peer: Arc::new(peer),
+            agreed: None,
+            binding: None,
+            transmit: Transmit::default(),
+            slots: Slots::default(),
+            sqhd: 0,
+            end: None,
+            alarms: Vec::new(),
+            silent,
+        };
+        let serial = core.peer.at.serial;
+        Ok(Self { socket, serial, receive: Receive::default(), core })
+    }
+
+    /// Receives, carries out and answers as much as there is, within limits.
+    pub fn turn(&mut self) -> Turn {
+        let mut budget = TURN;
+        let turn = loop {
+            if self.core.end.is_some() {
+                break self.ending();
+            }
+            if self.core.silent {
+                break self.discard(Turn::Idle);
+            }
+            match self.receive.progress(&mut self.core) {
+                Ok(Progress::NeedsBytes) => {}
+                Ok(Progress::SendFirst) => {
+                    if !self.flush() {
+                        break Turn::Over;
+                    }
+                    if self.core.transmit.is_blocked() {
+                        break Turn::Idle;
+                    }
+                    continue;
+                }
+                Err((fatal, header)) => {
+                    self.core.terminate(fatal, &header);
+                    continue;
+                }
+            }
+            if self.core.end.is_some() {
+                continue;
+            }
+            if budget == 0 {
+                break Turn::Again;
+            }
+            match self.receive.fill(&mut self.socket, &mut self.core) {
+                Ok(0) => break Turn::Over,
+                Ok(n) => {
+                    count(&self.core.directory.counters.received, n as u64);
+                    budget = budget.saturating_sub(n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break Turn::Idle,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break Turn::Over,
+            }
+        };
+        if turn != Turn::Over && !self.flush() {
+            return Turn::Over;
+        }
+        turn
+    }
+
+    /// The socket takes bytes again.
+    pub fn writable(&mut self) {
+        self.core.transmit.unblock();
+    }
+
+    /// Sends what is pending; false if the socket is broken.
+    fn flush(&mut self) -> bool {
+        match self.core.transmit.flush(&mut self.socket) {
+            Ok(n) => {
+                count(&self.core.directory.counters.sent, n as u64);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn ending(&mut self) -> Turn {
+        if self.core.end == Some(End::Now) || !self.flush() {
+            return Turn::Over;
+        }
+        if self.core.transmit.pending() > 0 {
+            return Turn::Idle;
+        }
+        // may have been done before: then it fails, and nothing is lost by that
+        let _ = self.socket.shutdown(Shutdown::Write);
+        self.discard(Turn::Idle)
+    }
+
+    /// Reads and forgets; `idle` if the host is still there.
+    fn discard(&mut self, idle: Turn) -> Turn {
+        let mut waste = [0; 4096];
+        loop {
+            match self.socket.read(&mut waste) {
+                Ok(0) => return Turn::Over,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return idle,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Turn::Over,
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Ends the connection with a termination request, and the association with it (TCP 1.1 §3.6.2.5).
+    pub fn terminate(&mut self, fatal: Fatal, header: &[u8]) {
+        count(&self.directory.counters.terminated, 1);
+        self.transmit.push(&fatal.term_req(header));
+        self.finish();
+        if let Some(binding) = &self.binding {
+            binding.subsystem.close_controller(binding.cntlid);
+        }
+    }
+
+    /// Ends the connection when everything is sent.
+    pub fn finish(&mut self) {
+        if self.end.is_none() {
+            self.end = Some(End::Orderly);
+            self.alarms.push((Instant::now() + LINGER, Alarm::Linger));
+        }
+    }
+
+    pub fn message(&mut self, message: ConnectionMessage) {
+        if self.end.is_some() {
+            return;
+        }
+        match message {
+            ConnectionMessage::Close => self.end = Some(End::Now),
+            ConnectionMessage::Complete(cqe) => {
+                self.respond(cqe.cid.get(), cqe.status(), cqe.result(), &mut None);
+            }
+            ConnectionMessage::Abort { cid, reply, abort_cid } => {
+                let slot = self.slots.take_held(cid);
+                let result = u64::from(slot.is_none());
+                if let Some(slot) = slot {
+                    self.respond(cid, Status::ABORT_REQUESTED, 0, &mut None);
+                    self.slots.recycle(slot.data);
+                }
+                reply.complete(Cqe::new(abort_cid, Status::SUCCESS, result));
+            }
+        }
+    }
+
+    pub fn alarm(&mut self, alarm: Alarm, now: Instant) {
+        match alarm {
+            Alarm::Linger => self.end = Some(End::Now),
+            _ if self.end.is_some() => {}
+            Alarm::Held { tag, serial } => {
+                if let Some(slot) = self.slots.take_timed(tag, serial) {
+                    self.execute(&slot.sqe, &slot.data, slot.fault);
+                    self.slots.recycle(slot.data);
+                }
+            }
+            Alarm::KeepAlive => self.keep_alive(now),
+        }
+    }
+
+    /// Looks at the keep alive timer, and comes back to it. Only the admin queue's connection does.
+    pub fn keep_alive(&mut self, now: Instant) {
+        let Some(binding) = &self.binding else { return };
+        match binding.subsystem.keep_alive(binding.cntlid, &binding.shared, now) {
+            KeepAlive::Next(at) => self.alarms.push((at, Alarm::KeepAlive)),
+            KeepAlive::Expired | KeepAlive::Off => self.end = Some(End::Now),
+        }
+    }
+
+    /// The connection is gone. Commands that outlive it come back, with the time they still have.
+    pub fn closed(mut self) -> Vec<(Duration, Survivor)> {
+        count(&self.directory.counters.closed, 1);
+        let survivors = self.slots.take_survivors();
+        let Some(binding) = self.binding else { return Vec::new() };
+        binding.subsystem.queue_closed(binding.cntlid, binding.qid, &binding.shared);
+        let subsystem = Arc::clone(&binding.subsystem);
+        let outlive = |(after, slot)| {
+            let subsystem = Arc::clone(&subsystem);
+            (after, Survivor { subsystem, listener: self.listener, slot })
+        };
+        survivors.into_iter().map(outlive).collect()
+    }
+
+    pub fn model_peer(&self) -> Arc<dyn Peer> {
+        let peer: Arc<MailboxPeer> = Arc::clone(&self.peer);
+        peer
+    }
+}
+
+/// A command whose connection has died and that is executed all the same.
+#[derive(Debug)]
+pub(crate) struct Survivor {
+    subsystem: Arc<crate::subsystem::Subsystem>,
+    listener: usize,
+    slot: Slot,
+}
+
+impl Survivor {
+    pub fn execute(self) {
+        let Slot { sqe, data, .. } = self.slot;
+        let view = self.subsystem.view(self.listener);
+        if let Ok((ns, plan)) = crate::io::plan(&view, &sqe, data.len() as u32, u64::MAX) {
+            // nobody is left to be told
+            let _ = crate::io::execute(ns, plan, &data);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What goes back to the host: R2T, data, responses; and the faults that spoil them.
+
+use std::sync::Arc;
+
+use nvme_core::spec::tcp::{
+    CapsuleResp, CommonHeader, DIGEST_LEN, DataHeader, PduFlags, PduType, R2t,
+};
+use nvme_core::spec::{Cqe, Status};
+use zerocopy::IntoBytes;
+
+use super::connection::Core;
+use super::pdu::{self, Agreement};
+use super::transmit::Transmit;
+use crate::fault::FaultAction;
+use crate::transport::SuccessFlag;
+
+/// What is to befall the PDUs of one command, until it has.
+pub(crate) type Fault = Option<Arc<FaultAction>>;
+
+/// A piece of a command's data on its way to the host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub cid: u16,
+    /// Offset within the command's data.
+    pub offset: u32,
+    pub len: u32,
+    pub flags: PduFlags,
+}
+
+/// Writes a C2HData PDU whose data `fill` provides; its length. Nothing is written if `fill` fails.
+pub(crate) fn c2h_data(
+    transmit: &mut Transmit,
+    agreed: &Agreement,
+    piece: Piece,
+    fill: impl FnOnce(&mut [u8]) -> Result<(), Status>,
+) -> Result<usize, Status> {
+    let mut header = DataHeader::c2h(piece.cid, piece.offset, piece.len);
+    let hlen = size_of::<DataHeader>();
+    let head = hlen + agreed.header_digest_len();
+    let pdo = head.next_multiple_of(agreed.our_align);
+    let data_end = pdo + piece.len as usize;
+    let plen = data_end + agreed.data_digest_len();
+    header.header.flags = piece.flags;
+    header.header.flags.set(PduFlags::HDGSTF, agreed.header_digest);
+    header.header.flags.set(PduFlags::DDGSTF, agreed.data_digest);
+    header.header.pdo = pdo as u8;
+    header.header.plen = (plen as u32).into();
+
+    let pdu = transmit.reserve(plen);
+    if let Err(status) = fill(&mut pdu[pdo..data_end]) {
+        transmit.give_back(plen);
+        return Err(status);
+    }
+    pdu[..hlen].copy_from_slice(header.as_bytes());
+    if agreed.header_digest {
+        let digest = pdu::digest(&pdu[..hlen]);
+        pdu[hlen..head].copy_from_slice(&digest);
+    }
+    pdu[head..pdo].fill(0);
+    if agreed.data_digest {
+        let digest = pdu::digest(&pdu[pdo..data_end]);
+        pdu[data_end..].copy_from_slice(&digest);
+    }
+    Ok(plen)
+}
+
+impl Core {
+    /// Sends a response capsule.
+    pub fn respond(&mut self, cid: u16, status: Status, result: u64, fault: &mut Fault) {
+        let mut sqhd = 0;
+        if let Some(binding) = self.binding.as_ref().filter(|b| b.flow_control) {
+            let next = u32::from(self.sqhd) + 1;
+            self.sqhd = if next >= binding.entries { 0 } else { next as u16 };
+            sqhd = self.sqhd;
+        }
+        let mut cqe = Cqe::new(cid, status, result);
+        cqe.sqhd = sqhd.into();
+        self.respond_as(cqe, fault);
+    }
+
+    /// Sends a response capsule with this very completion.
+    pub fn respond_as(&mut self, mut cqe: Cqe, fault: &mut Fault) {
+        let mut copies = 1;
+        match fault.as_deref() {
+            Some(FaultAction::StaleCommandId(bits)) => cqe.cid = (cqe.cid.get() ^ bits).into(),
+            Some(FaultAction::AnswerTwice) => copies = 2,
+            _ => {}
+        }
+        for _ in 0..copies {
+            let mut pdu = CapsuleResp::new(cqe);
+            self.complete_header(&mut pdu.header);
+            self.send_plain(PduType::CAPSULE_RESP, pdu.as_bytes(), fault);
+        }
+    }
+
+    /// Asks for the data of a waiting command, as much at a time as the host takes.
+    pub fn send_r2ts(&mut self, tag: u16) {
+        let Some(agreed) = self.agreed else { return };
+        let most = self.directory.transport.r2t_bytes;
+        loop {
+            let Some(slot) = self.slots.get(tag) else { return };
+            let total = slot.data.len() as u32;
+            let outstanding = (slot.requested - slot.received).div_ceil(most);
+            if slot.requested == total || outstanding >= agreed.max_r2t {
+                return;
+            }
+            let len = most.min(total - slot.requested);
+            let mut r2t = R2t::new(slot.sqe.cid.get(), tag, slot.requested, len);
+            slot.requested += len;
+            let mut fault = slot.fault.clone();
+            self.complete_header(&mut r2t.header);
+            self.send_plain(PduType::R2T, r2t.as_bytes(), &mut fault);
+        }
+    }
+
+    /// Whether reads may end with the SUCCESS flag; not if a fault needs a response capsule to act on.
+    pub fn may_flag_success(&self, fault: &Fault) -> bool {
+        let needs_response = matches!(
+            fault.as_deref(),
+            Some(
+                FaultAction::AnswerTwice
+                    | FaultAction::StaleCommandId(_)
+                    | FaultAction::TruncateAt { pdu: PduType::CAPSULE_RESP, .. }
+            )
+        );
+        let by_choice = match self.directory.transport.success {
+            SuccessFlag::Never => false,
+            SuccessFlag::WithoutFlowControl => {
+                self.binding.as_ref().is_some_and(|b| !b.flow_control)
+            }
+            SuccessFlag::Always => true,
+        };
+        by_choice && !needs_response
+    }
+
+    /// Lets a fault act on the PDU of `plen` bytes that was pushed last.
+    pub fn spoil(&mut self, pdu_type: PduType, hlen: usize, plen: usize, fault: &mut Fault) {
+        let Some(action) = fault.as_deref() else { return };
+        let Some(agreed) = self.agreed else { return };
+        let mark = self.transmit.mark() - plen;
+        match action {
+            FaultAction::CorruptHeaderDigest if agreed.header_digest => {
+                self.transmit.since(mark)[hlen] ^= 0xff;
+                *fault = None;
+            }
+            FaultAction::CorruptDataDigest
+                if agreed.data_digest && pdu_type == PduType::C2H_DATA =>
+            {
+                self.transmit.since(mark)[plen - 1] ^= 0xff;
+                *fault = None;
+            }
+            FaultAction::TruncateAt { pdu, bytes } if *pdu == pdu_type => {
+                self.transmit.give_back(plen.saturating_sub(*bytes));
+                self.finish();
+                *fault = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends data that is at hand: a page or a structure, whose byte `base` it begins with.
+    pub fn send_page(&mut self, cid: u16, mut data: Vec<u8>, base: u64, fault: &mut Fault) {
+        patch(&mut data, base, fault);
+        let total = shortened(data.len() as u32, fault);
+        self.send_pieces(cid, total, fault, |_, offset, out| {
+            let at = offset as usize;
+            out.copy_from_slice(&data[at..at + out.len()]);
+            Ok(())
+        });
+    }
+
+    /// Sends `total` bytes as C2HData, in PDUs of the size chosen, and then the response. `fill` gets an offset and
+    /// the place to put the bytes from there.
+    pub fn send_pieces(
+        &mut self,
+        cid: u16,
+        total: u32,
+        fault: &mut Fault,
+        fill: impl Fn(&Self, u32, &mut [u8]) -> Result<(), Status>,
+    ) {
+        let Some(agreed) = self.agreed else { return };
+        let success = self.may_flag_success(fault);
+        let most = self.directory.transport.c2h_bytes;
+        // out of the way, so that `fill` may look at everything else
+        let mut transmit = std::mem::take(&mut self.transmit);
+        let mut offset = 0;
+        let mut outcome = Ok(());
+        while offset < total && self.end.is_none() {
+            let len = most.min(total - offset);
+            let last = offset + len == total;
+            let mut flags = PduFlags::empty();
+            flags.set(PduFlags::LAST_PDU, last);
+            flags.set(PduFlags::SUCCESS, last && success);
+            let piece = Piece { cid, offset, len, flags };
+            let sent = c2h_data(&mut transmit, &agreed, piece, |out| fill(self, offset, out));
+            match sent {
+                Ok(plen) => {
+                    if fault.is_some() {
+                        std::mem::swap(&mut self.transmit, &mut transmit);
+                        self.spoil(PduType::C2H_DATA, size_of::<DataHeader>(), plen, fault);
+                        std::mem::swap(&mut self.transmit, &mut transmit);
+                    }
+                }
+                Err(status) => {
+                    outcome = Err(status);
+                    break;
+                }
+            }
+            offset += len;
+        }
+        self.transmit = transmit;
+        match outcome {
+            Ok(()) if success && total > 0 => {}
+            Ok(()) => self.respond(cid, Status::SUCCESS, 0, fault),
+            Err(status) => self.respond(cid, status, 0, fault),
+        }
+    }
+
+    /// Adds to the header of a PDU without data what digests need.
+    pub fn complete_header(&self, header: &mut CommonHeader) {
+        if self.agreed.is_some_and(|a| a.header_digest) {
+            header.flags |= PduFlags::HDGSTF;
+            header.plen = (u32::from(header.hlen) + DIGEST_LEN as u32).into();
+        }
+    }
+
+    /// Sends a PDU that is all header, and its digest.
+    pub fn send_plain(&mut self, pdu_type: PduType, header: &[u8], fault: &mut Fault) {
+        if self.end.is_some() {
+            return;
+        }
+        let mut plen = header.len();
+        self.transmit.push(header);
+        if self.agreed.is_some_and(|a| a.header_digest) {
+            self.transmit.push(&pdu::digest(header));
+            plen += DIGEST_LEN;
+        }
+        self.spoil(pdu_type, header.len(), plen, fault);
+    }
+}
+
+/// Overwrites what a fault wants overwritten in data that begins at byte `base` of its page.
+pub(crate) fn patch(data: &mut [u8], base: u64, fault: &Fault) {
+    let Some(FaultAction::PatchData { offset, bytes }) = fault.as_deref() else { return };
+    for (at, byte) in (*offset..).zip(bytes) {
+        let place = at.checked_sub(base).and_then(|at| usize::try_from(at).ok());
+        if let Some(place) = place.and_then(|at| data.get_mut(at)) {
+            *place = *byte;
+        }
+    }
+}
+
+/// The length that is sent of `len` bytes.
+pub(crate) fn shortened(len: u32, fault: &Fault) -> u32 {
+    match fault.as_deref() {
+        Some(FaultAction::ShortRead(by)) => len.saturating_sub(*by),
+        _ => len,
+    }
+}
