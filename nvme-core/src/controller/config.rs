@@ -26,7 +26,8 @@ pub struct ControllerConfig {
     /// The longest wait between two attempts to reconnect. Waits start at a quarter of it or 1 s,
     /// whichever is less, double with each failure, and vary by a fifth at random. Default 10 s.
     pub reconnect_delay: Duration,
-    /// How long after its loss the controller is given up; `None`: never. Default 600 s.
+    /// How long after its loss the controller is given up; `None`: never; zero: at once. A start or a
+    /// reset that was asked for gets one attempt in any case. Default 600 s.
     pub ctrl_loss_tmo: Option<Duration>,
     /// How long after its loss I/O stops waiting for this controller; `None`: as long as it tries.
     /// Default `None`.

@@ -90,7 +90,7 @@ impl Controller {
     /// controller is live. Does nothing when called again.
     pub fn start(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Idle) && self.set_state(State::Connecting) {
-            self.loss.begin(now);
+            self.loss.begin(now, true);
             self.begin_attempt(now);
         }
     }

@@ -28,11 +28,14 @@ pub(super) struct Loss {
     waits: u32,
     /// `fast_io_fail_tmo` has been told.
     told: bool,
+    /// It was asked for, by a start or a reset: then one attempt is made even if `ctrl_loss_tmo` is
+    /// zero, which means only that a controller which was *lost* is not waited for.
+    asked: bool,
 }
 
 impl Loss {
-    pub(super) fn begin(&mut self, now: Instant) {
-        *self = Self { since: Some(now), ..Self::default() };
+    pub(super) fn begin(&mut self, now: Instant, asked: bool) {
+        *self = Self { since: Some(now), asked, ..Self::default() };
     }
 
     pub(super) fn end(&mut self) {
@@ -84,7 +87,7 @@ impl Controller {
         match self.phase {
             Phase::Live => {
                 self.set_state(State::Resetting);
-                self.loss.begin(now);
+                self.loss.begin(now, matches!(error, ControllerError::Reset { .. }));
             }
             Phase::BringUp(_) => self.loss.attempts = self.loss.attempts.saturating_add(1),
             // The controller could not be told that it is deleted; so be it.
@@ -188,6 +191,9 @@ impl Controller {
 
     /// When the loss has lasted too long; `None`: never, or there is none.
     fn removal_at(&self) -> Option<Instant> {
+        if self.loss.asked && self.loss.attempts == 0 {
+            return None;
+        }
         Some(self.loss.since? + self.config.ctrl_loss_tmo?)
     }
 
