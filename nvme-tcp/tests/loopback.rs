@@ -169,15 +169,20 @@ fn reads_and_writes_on_several_queues() {
     }
 }
 
+/// The error of opening a queue, which may be known at once or not.
+fn open_fails(url: &str) -> TransportError {
+    let mut association = endpoint(url).associate(Instant::ZERO).unwrap();
+    match association.open_queue(params(0), Instant::ZERO) {
+        Ok(mut queue) => until_failed(queue.as_mut(), &mut Vec::new()),
+        Err(error) => error,
+    }
+}
+
 #[test]
 fn nobody_listens() {
     let (listener, url) = listener();
     drop(listener);
-    let mut association = endpoint(&url).associate(Instant::ZERO).unwrap();
-    let error = match association.open_queue(params(0), Instant::ZERO) {
-        Ok(mut queue) => until_failed(queue.as_mut(), &mut Vec::new()),
-        Err(error) => error,
-    };
+    let error = open_fails(&url);
     assert!(matches!(error, TransportError::Connect { .. }), "{error}");
     assert!(error.to_string().starts_with("connecting to tcp://127.0.0.1:"), "{error}");
 }
@@ -198,10 +203,7 @@ fn a_host_name_is_resolved_without_blocking() {
 
 #[test]
 fn a_name_that_does_not_exist() {
-    let endpoint = endpoint(&format!("tcp://does-not-exist.invalid/{NQN}"));
-    let mut association = endpoint.associate(Instant::ZERO).unwrap();
-    let mut queue = association.open_queue(params(0), Instant::ZERO).unwrap();
-    let error = until_failed(queue.as_mut(), &mut Vec::new()).to_string();
+    let error = open_fails(&format!("tcp://does-not-exist.invalid/{NQN}")).to_string();
     assert!(error.contains("resolving the name"), "{error}");
 }
 
@@ -344,7 +346,9 @@ fn an_end_right_behind_the_last_answer_is_not_missed() {
 
 #[test]
 fn killing_while_a_name_is_resolved() {
-    let endpoint = endpoint(&format!("tcp://localhost:1/{NQN}"));
+    let (listener, _) = listener();
+    let port = listener.local_addr().unwrap().port();
+    let endpoint = endpoint(&format!("tcp://localhost:{port}/{NQN}?host_traddr=127.0.0.1"));
     let mut association = endpoint.associate(Instant::ZERO).unwrap();
     let mut queue = association.open_queue(params(0), Instant::ZERO).unwrap();
     association.kill();
