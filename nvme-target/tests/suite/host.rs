@@ -86,7 +86,7 @@ impl Queue {
     }
 
     pub fn cid(&mut self) -> u16 {
-        self.next_cid += 1;
+        self.next_cid = self.next_cid.wrapping_add(1);
         self.next_cid
     }
 
@@ -185,7 +185,8 @@ impl Queue {
             digest
         });
         let carries = header.pdu_type == PduType::C2H_DATA;
-        let data = if carries { whole.split_off(header.pdo.into()) } else { Vec::new() };
+        let pdo = usize::from(header.pdo).clamp(24, whole.len());
+        let data = if carries { whole.split_off(pdo) } else { Vec::new() };
         Some(Pdu { header, head: whole, data, data_digest })
     }
 

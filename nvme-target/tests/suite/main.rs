@@ -1,5 +1,10 @@
 //! The target as a host sees it, over real sockets.
 
 mod admin;
+mod discovery;
+mod events;
+mod faults;
+mod handle;
 mod host;
 mod io;
+mod protocol;
