@@ -1,1 +1,112 @@
-//! Criterion benches; benches/README.md has the figures.
+//! What the benches have in common: a target, a host with some paths to it, and a loop that keeps a
+//! queue full.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nvme_core::buffer::Buffer;
+use nvme_core::nqn::{Nqn, Uuid};
+use nvme_mpath::{
+    Channel, ChannelOptions, ControllerOptions, Head, Host, HostOptions, IoOp, IoRequest,
+};
+use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
+use nvme_tcp::TcpTransport;
+
+/// The subsystem of [`target`].
+pub const SUBNQN: &str = "nqn.2026-01.org.example:bench";
+
+/// A target with `listeners` listeners on loopback and one namespace of 4 KiB blocks that holds
+/// nothing: reads are zeroes, writes go nowhere.
+///
+/// # Panics
+/// When loopback cannot be listened on.
+#[must_use]
+pub fn target(listeners: usize) -> Target {
+    let namespace = NamespaceConfig::null(1, 1 << 30).block_size(4096);
+    let subsystem = SubsystemConfig::new(SUBNQN).expect("a valid name").namespace(namespace);
+    let mut builder = Target::builder().subsystem(subsystem);
+    for _ in 0..listeners {
+        builder = builder.listen("127.0.0.1:0");
+    }
+    builder.start().expect("a target on loopback")
+}
+
+/// A host, one head of it, and a channel.
+pub struct Rig {
+    /// The channel.
+    pub channel: Channel,
+    /// The head of namespace 1.
+    pub head: Arc<Head>,
+    /// The host.
+    pub host: Host,
+    done: Vec<nvme_mpath::IoCompletion>,
+    spare: Vec<Buffer>,
+    next: u64,
+}
+
+impl Rig {
+    /// Connects to `urls`, all of them paths to namespace 1 of `subnqn`.
+    ///
+    /// # Panics
+    /// When that does not succeed.
+    #[must_use]
+    pub fn connect(urls: &[String], subnqn: &str) -> Self {
+        let options = HostOptions::new(Uuid(*b"nvme-host-bench!"));
+        let host = Host::new(options.transport(TcpTransport::default())).expect("a host");
+        let channel = host.channel(ChannelOptions::default()).expect("a channel");
+        for url in urls {
+            let path = host.connect(url, ControllerOptions::default()).expect("a URL");
+            path.wait_ready(Duration::from_secs(10)).expect("a path");
+        }
+        let subnqn = Nqn::new(subnqn).expect("a valid name");
+        let head = host.wait_head(&subnqn, 1, Duration::from_secs(10)).expect("namespace 1");
+        Self { channel, head, host, done: Vec::new(), spare: Vec::new(), next: 0 }
+    }
+
+    /// Connects to all listeners of a target, with `query` appended to each URL.
+    ///
+    /// # Panics
+    /// When that does not succeed.
+    #[must_use]
+    pub fn on(target: &Target, listeners: usize, query: &str) -> Self {
+        let url = |i| format!("tcp://{}/{SUBNQN}{query}", target.addr(i).expect("an address"));
+        Self::connect(&(0..listeners).map(url).collect::<Vec<_>>(), SUBNQN)
+    }
+
+    /// Does `count` requests of `bytes` each, `depth` at a time, polling.
+    ///
+    /// # Panics
+    /// When one fails.
+    pub fn run(&mut self, op: IoOp, bytes: usize, depth: usize, count: u64) {
+        let blocks = self.head.geometry().blocks;
+        let step = bytes as u64 / u64::from(self.head.geometry().block_size);
+        while self.spare.len() < depth {
+            self.spare.push(Buffer::zeroed(bytes));
+        }
+        let (mut sent, mut ended) = (0, 0);
+        while ended < count {
+            while sent < count
+                && self.channel.in_flight() < depth
+                && let Some(buffer) = self.spare.pop()
+            {
+                // A stride that visits the whole namespace without looking like a stream.
+                self.next = (self.next + 7919 * step) % (blocks - step);
+                let request = match op {
+                    IoOp::Read => IoRequest::read(self.next, buffer, sent),
+                    _ => IoRequest::write(self.next, buffer, sent),
+                };
+                self.channel.submit(&self.head, request).expect("room in the channel");
+                sent += 1;
+            }
+            self.channel.poll(&mut self.done);
+            for completion in self.done.drain(..) {
+                completion.result.expect("a completion without error");
+                self.spare.push(completion.buffer);
+                ended += 1;
+            }
+        }
+        self.spare.clear();
+    }
+}

@@ -41,3 +41,8 @@ pub fn wait_for<R>(what: &str, mut look: impl FnMut() -> Option<R>) -> R {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+/// The README's program, run as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;

@@ -1,0 +1,56 @@
+//! A loop of I/O on a target in another process, for callgrind, `strace -c` and `perf`.
+//!
+//! `io_loop read|write BYTES DEPTH COUNT URL…` or `io_loop target LISTENERS` (prints its URLs and
+//! waits for the end of its input). The cost of one I/O is the slope between two counts.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use nvme_host_benches::{Rig, SUBNQN, target};
+use nvme_mpath::IoOp;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["target", listeners] => serve(listeners.parse().unwrap_or(1)),
+        [op @ ("read" | "write"), bytes, depth, count, first, ..] => {
+            let number = |text: &str| text.parse::<u64>().ok();
+            let (Some(bytes), Some(depth), Some(count)) =
+                (number(bytes), number(depth), number(count))
+            else {
+                return usage();
+            };
+            let op = if *op == "read" { IoOp::Read } else { IoOp::Write };
+            // tcp://ADDRESS/NQN?…
+            let rest = first.splitn(4, '/').nth(3).unwrap_or(SUBNQN);
+            let subnqn = rest.split('?').next().unwrap_or(SUBNQN);
+            let mut rig = Rig::connect(&args[4..], subnqn);
+            let start = std::time::Instant::now();
+            rig.run(op, bytes as usize, depth as usize, count);
+            let took = start.elapsed();
+            println!("{:.0} per second", count as f64 / took.as_secs_f64());
+            ExitCode::SUCCESS
+        }
+        _ => usage(),
+    }
+}
+
+fn serve(listeners: usize) -> ExitCode {
+    let target = target(listeners);
+    for i in 0..listeners {
+        match target.addr(i) {
+            Ok(addr) => println!("tcp://{addr}/{SUBNQN}"),
+            Err(error) => eprintln!("listener {i}: {error}"),
+        }
+    }
+    let mut line = String::new();
+    while std::io::stdin().read_line(&mut line).is_ok_and(|n| n > 0) {}
+    ExitCode::SUCCESS
+}
+
+fn usage() -> ExitCode {
+    eprintln!("io_loop read|write BYTES DEPTH COUNT URL...\nio_loop target LISTENERS");
+    ExitCode::from(2)
+}
