@@ -1,46 +1,22 @@
-//! What tests that cross crates have in common.
+//! What tests that cross crates have in common: the targets that they run on ([`Bed`]), I/O that
+//! checks itself ([`Load`]), and waiting for things to happen.
+//!
+//! Nothing here returns errors: a test that cannot go on panics and says what it was doing.
 
 #![forbid(unsafe_code)]
+#![expect(clippy::missing_panics_doc, reason = "helpers of tests panic for what a test must have")]
 
-use std::time::{Duration, Instant};
+mod bed;
+mod load;
+mod pattern;
+mod session;
+mod wait;
 
-use nvme_core::nqn::Uuid;
-use nvme_mpath::{Host, HostOptions};
-use nvme_tcp::TcpTransport;
-
-/// Long enough for anything that should happen at all on a slow, shared machine.
-pub const LIMIT: Duration = Duration::from_secs(30);
-
-/// The options of a host that speaks TCP.
-#[must_use]
-pub fn host_options() -> HostOptions {
-    HostOptions::new(Uuid(*b"nvme-host-tests!")).transport(TcpTransport::default())
-}
-
-/// A host that speaks TCP.
-///
-/// # Panics
-/// When the operating system gives no thread.
-#[must_use]
-pub fn host() -> Host {
-    Host::new(host_options()).expect("a host")
-}
-
-/// Waits until `look` finds something, at most [`LIMIT`].
-///
-/// # Panics
-/// When it does not.
-pub fn wait_for<R>(what: &str, mut look: impl FnMut() -> Option<R>) -> R {
-    let until = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "waited {LIMIT:?} for {what}");
-        std::thread::yield_now();
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
+pub use bed::{Bed, GROUPS, Nvmet, PORTS, Software, target_ana};
+pub use load::{Load, LoadReport};
+pub use pattern::Pattern;
+pub use session::{ChannelExt, Session, eager, host, host_options, persistent};
+pub use wait::{LIMIT, MOMENT, wait_for, wait_until};
 
 /// The README's program, run as a documentation test.
 #[cfg(doctest)]
