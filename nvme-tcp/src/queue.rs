@@ -128,11 +128,18 @@ impl<S: Stream> TcpQueue<S> {
 
     #[cold]
     fn lost(&self, reason: &str) -> End {
+        if self.stream.is_cut() {
+            return self.closed();
+        }
         let doing = if self.conn.state() == State::SettingUp { " before ICResp" } else { "" };
         End::Transport(TransportError::Lost {
             address: self.stream.address().to_owned(),
             reason: format!("{reason}{doing}"),
         })
+    }
+
+    fn closed(&self) -> End {
+        End::Transport(TransportError::Closed { address: self.stream.address().to_owned() })
     }
 
     /// Goes on connecting; false while that takes time.
@@ -155,8 +162,7 @@ impl<S: Stream> TcpQueue<S> {
 
     fn progress(&mut self, now: Instant, sink: &mut dyn Sink) -> Result<(), End> {
         if self.stream.is_cut() {
-            let address = self.stream.address().to_owned();
-            return Err(End::Transport(TransportError::Closed { address }));
+            return Err(self.closed());
         }
         if self.conn.state() == State::SettingUp && !self.open(now)? {
             return Ok(());

@@ -36,6 +36,9 @@ pub(crate) struct TcpStream {
     socket: Option<Arc<Socket>>,
     candidates: std::vec::IntoIter<SocketAddr>,
     last_error: Option<String>,
+    /// Sockets given up during the present poll. Kept open until the next, so that a new socket does
+    /// not get the number of the descriptor that the caller is still waiting on.
+    retired: Vec<Arc<Socket>>,
 }
 
 enum Stage {
@@ -74,6 +77,7 @@ impl TcpStream {
             socket: None,
             candidates: candidates.into_iter(),
             last_error: None,
+            retired: Vec::new(),
         };
         // Starts the handshake, and finds at once what is wrong with the options.
         this.poll_open()?;
@@ -91,7 +95,7 @@ impl TcpStream {
             Ok(socket) => {
                 let socket = Arc::new(socket);
                 self.switch.hold_socket(&socket);
-                self.socket = Some(socket);
+                self.retired.extend(self.socket.replace(socket));
                 self.stage = Stage::Connecting(to);
             }
             Err(reason) => self.last_error = Some(reason),
@@ -119,6 +123,7 @@ impl TcpStream {
 
 impl Stream for TcpStream {
     fn poll_open(&mut self) -> Result<bool, TransportError> {
+        self.retired.clear();
         loop {
             match &self.stage {
                 Stage::Open => return Ok(true),

@@ -92,6 +92,8 @@ fn fabrics_commands_and_the_admin_queue_have_8192_bytes_in_the_capsule() {
     assert_eq!(pdu.sqe().sgl(), SglDescriptor::in_capsule(0, 1024));
 
     let mut pair = Pair::ready(Config { admin: true, entries: 32, ..Config::default() });
+    // IOCCSZ is about I/O queues.
+    pair.queue.set_in_capsule_data(0);
     for (len, inside) in [(8192, true), (8193, false)] {
         pair.queue.submit(Sqe::new(0x11, 0), Data::Write(Buffer::zeroed(len)), 0).unwrap();
         pair.queue.flush();
@@ -325,6 +327,7 @@ fn a_write_that_fails_early_completes_when_its_buffer_is_free() {
     assert!(matches!(pair.poll(), QueueStatus::Ready));
     assert!(pair.done.is_empty(), "the socket still sends from the buffer");
     pair.credit(None);
+    assert!(!pair.queue.has_pending_work());
     pair.poll();
     assert_eq!(pair.done.len(), 1);
     assert_eq!(pair.done[0].cqe.status(), Status::new(2, 0x80));
@@ -379,4 +382,19 @@ fn the_controllers_own_error_is_kept_for_a_damaged_read() {
     pair.send(&pair.format.resp(cid, Status::new(2, 0x81)));
     pair.poll();
     assert_eq!(pair.done[0].cqe.status(), Status::new(2, 0x81));
+}
+
+#[test]
+fn data_is_not_sent_for_a_command_that_was_answered() {
+    let mut pair = Pair::ready_with(Config { max_r2t: 2, ..Config::default() }, 0, 4096);
+    let cid = pair.write(8192, 4);
+    pair.send(&pair.format.r2t(cid, 0, 0, 4096));
+    pair.poll();
+    assert_eq!(data_pdus(&mut pair).len(), 1);
+    // A request and the answer in one go.
+    pair.send(&pair.format.r2t(cid, 1, 4096, 4096));
+    pair.send(&pair.format.resp(cid, Status::new(2, 0x80)));
+    pair.poll();
+    assert_eq!(pair.done.len(), 1);
+    assert!(pair.take().is_empty());
 }

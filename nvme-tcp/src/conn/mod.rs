@@ -92,6 +92,7 @@ pub struct Connection {
     asked: DigestFlags,
     agreed: Agreed,
     max_r2t: u16,
+    admin: bool,
     in_capsule_data: u32,
     slots: Slots,
     tx: Tx,
@@ -128,7 +129,8 @@ impl Connection {
                 max_h2c_data: MAXH2CDATA_MIN,
             },
             max_r2t,
-            in_capsule_data: if config.admin { ADMIN_IN_CAPSULE_DATA as u32 } else { 0 },
+            admin: config.admin,
+            in_capsule_data: 0,
             slots: Slots::new(capacity, max_r2t),
             tx,
             rx: Rx::new(),
@@ -167,8 +169,8 @@ impl Connection {
         self.deadline().is_some_and(|deadline| now >= deadline)
     }
 
-    /// Sets how much write data may go inside a command capsule, in bytes (IOCCSZ × 16 − 64). Fabrics
-    /// commands, and all commands of an admin queue, may always have 8,192.
+    /// Sets how much write data may go inside a command capsule of an I/O queue, in bytes
+    /// (IOCCSZ × 16 − 64). For fabrics commands, and on an admin queue, it is always 8,192.
     pub fn set_in_capsule_data(&mut self, bytes: usize) {
         self.in_capsule_data = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
@@ -187,8 +189,8 @@ impl Connection {
         if self.slots.is_full() {
             return Err(Rejected { reason: RejectReason::Full, data });
         }
-        let limit = if sqe.opcode == FABRICS_OPCODE {
-            self.in_capsule_data.max(ADMIN_IN_CAPSULE_DATA as u32)
+        let limit = if self.admin || sqe.opcode == FABRICS_OPCODE {
+            ADMIN_IN_CAPSULE_DATA as u32
         } else {
             self.in_capsule_data
         };
