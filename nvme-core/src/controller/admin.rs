@@ -238,6 +238,9 @@ impl Controller {
             return;
         };
         let status = cqe.status();
+        if !status.is(Status::ABORTED_BY_HOST) {
+            self.link.keep_alive.answered(submitted);
+        }
         if let Purpose::Passthrough(passthrough) = purpose {
             self.passthrough_done(now, passthrough, cqe, data);
         } else if !self.has_association() {
@@ -248,7 +251,6 @@ impl Controller {
             self.link.aborted.get_or_insert(Aborted { at: now, error });
             return;
         } else {
-            self.link.keep_alive.answered(submitted);
             self.dispatch(now, purpose, &cqe, data);
         }
         self.send_waiting(now);

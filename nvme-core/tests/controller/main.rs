@@ -1,6 +1,11 @@
 //! The controller state machine against a model controller, in virtual time.
 
+mod ana;
 mod bringup;
+mod chaos;
+mod events;
+mod keep_alive;
 mod model;
 mod recovery;
 mod rig;
+mod scan;

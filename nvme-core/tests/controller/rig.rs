@@ -63,12 +63,16 @@ pub struct Rig {
     pub registers: Transport,
     /// Answers these instead of the model.
     pub hook: Option<Hook>,
+    /// Changes what the model answers.
+    pub mangle: Option<Box<dyn FnMut(Answer) -> Answer>>,
     pub held: Vec<Held>,
     pub live_queues: BTreeSet<u16>,
     pub associations: u32,
     /// There is an association that was not torn down.
     pub present: bool,
     pub tearing_down: bool,
+    /// What became of the association was not told yet.
+    pub undecided: bool,
 }
 
 impl Rig {
@@ -85,11 +89,13 @@ impl Rig {
             teardown: Transport::Works,
             registers: Transport::Works,
             hook: None,
+            mangle: None,
             held: Vec::new(),
             live_queues: BTreeSet::new(),
             associations: 0,
             present: false,
             tearing_down: false,
+            undecided: false,
         }
     }
 
@@ -156,7 +162,11 @@ impl Rig {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Associate => {
-                assert!(!self.present && !self.tearing_down, "a second association");
+                assert!(
+                    !self.present && !self.tearing_down,
+                    "a second association: {:?}",
+                    self.events
+                );
                 self.associations += 1;
                 match self.associate {
                     Transport::Works => {
@@ -166,7 +176,10 @@ impl Rig {
                         self.ctrl.associated(self.now, kind, max);
                     }
                     Transport::Fails => self.ctrl.association_failed(self.now, lost()),
-                    Transport::Silent => self.present = true,
+                    Transport::Silent => {
+                        self.present = true;
+                        self.undecided = true;
+                    }
                 }
             }
             Action::OpenQueue(params) => {
@@ -186,7 +199,13 @@ impl Rig {
                 self.seen.push((qid, sqe));
                 let answer = match self.hook.as_mut().and_then(|hook| hook(qid, &sqe)) {
                     Some(answer) => answer,
-                    None => self.model.answer(qid, &sqe, &data),
+                    None => {
+                        let answer = self.model.answer(qid, &sqe, &data);
+                        match &mut self.mangle {
+                            Some(mangle) => mangle(answer),
+                            None => answer,
+                        }
+                    }
                 };
                 self.reply(Held { qid, sqe, data, tag }, answer);
             }
@@ -228,6 +247,7 @@ impl Rig {
 
     /// Tells the controller that the association was taken apart.
     pub fn torn_down(&mut self) {
+        self.undecided = false;
         self.present = false;
         self.tearing_down = false;
         self.held.clear();
