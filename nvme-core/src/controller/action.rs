@@ -15,7 +15,8 @@ use crate::transport::{Data, QueueParams, Tag, TransportError};
 pub enum Action {
     /// Make a new association with the endpoint, then call
     /// [`associated`](super::Controller::associated) or
-    /// [`association_failed`](super::Controller::association_failed).
+    /// [`association_failed`](super::Controller::association_failed). Never comes while an earlier
+    /// association waits to be torn down.
     Associate,
     /// Open a queue of the association. Answered by
     /// [`queue_ready`](super::Controller::queue_ready) or
@@ -23,6 +24,9 @@ pub enum Action {
     OpenQueue(QueueParams),
     /// Submit a command on a queue that is still the driver's (the admin queue, or an I/O queue not
     /// yet handed over), and flush it. Answered by [`completion`](super::Controller::completion).
+    ///
+    /// No more are in flight than the admin queue was asked to hold. A queue that nevertheless
+    /// rejects the command is the driver's to deal with: hold it, or report the queue as failed.
     Submit {
         /// The queue.
         qid: u16,
@@ -58,7 +62,12 @@ pub enum Action {
         in_capsule: usize,
     },
     /// Kill the association, take all its queues apart wherever they are, and then call
-    /// [`torn_down`](super::Controller::torn_down). No command of the association is answered after.
+    /// [`torn_down`](super::Controller::torn_down), which must come, also when there turns out to be
+    /// nothing to take apart (making the association took too long, say). What was asked of the
+    /// association and not yet taken from the queue of actions has been withdrawn.
+    ///
+    /// Until then completions may still be passed in: passthrough commands get their data back
+    /// that way. All others do nothing any more.
     Teardown,
     /// Something to tell.
     Event(ControllerEvent),

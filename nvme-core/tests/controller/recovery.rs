@@ -159,6 +159,25 @@ fn ctrl_loss_tmo_does_not_wait_for_a_teardown_to_decide() {
 }
 
 #[test]
+fn a_lost_controller_that_is_not_waited_for_goes_at_once_but_is_started_and_reset() {
+    let mut rig = Rig::started(with(|c| c.ctrl_loss_tmo = Some(Duration::ZERO)), Model::fabrics());
+    rig.run(SECOND);
+    assert_eq!(rig.ctrl.state(), State::Live);
+    rig.ctrl.reset(rig.now, "asked for".into());
+    rig.run(SECOND);
+    assert_eq!((rig.ctrl.state(), rig.associations), (State::Live, 2));
+    rig.lose();
+    rig.run(Duration::ZERO);
+    assert_eq!(removed(&rig), Some(RemovedCause::LossTimeout));
+    // An attempt that fails is the only one.
+    let mut rig = Rig::new(with(|c| c.ctrl_loss_tmo = Some(Duration::ZERO)), Model::fabrics());
+    rig.associate = Transport::Fails;
+    rig.ctrl.start(rig.now);
+    rig.run(Duration::ZERO);
+    assert_eq!((rig.ctrl.state(), rig.associations), (State::Dead, 1));
+}
+
+#[test]
 fn the_last_failure_before_the_end_promises_no_further_attempt() {
     let mut rig = Rig::new(with(|c| c.ctrl_loss_tmo = Some(4 * SECOND)), Model::fabrics());
     rig.associate = Transport::Fails;
