@@ -24,5 +24,8 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-p
 step "tests, loom models and doc tests"
 cargo test --workspace --locked
 
+step "fuzz targets compile"
+cargo check --manifest-path fuzz/Cargo.toml --locked
+
 step "quickstart"
 cargo run --release --locked --example quickstart -- --json

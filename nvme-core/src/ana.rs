@@ -67,6 +67,15 @@ pub struct AnaSnapshot {
 }
 
 impl AnaSnapshot {
+    /// The state of a namespace: that of the group which lists it, else that of group `id`, to
+    /// which the namespace says it belongs (a log may leave the lists out, and a namespace may have
+    /// moved since it was identified). `None` if the log has neither.
+    #[must_use]
+    pub fn state_of_namespace(&self, nsid: u32, id: u32) -> Option<AnaState> {
+        let lists = |g: &&AnaGroup| g.nsids.binary_search(&nsid).is_ok();
+        self.groups.iter().find(lists).map(|g| g.state).or_else(|| self.state_of(id))
+    }
+
     /// The state of group `id`; `None` if the log does not have it.
     #[must_use]
     pub fn state_of(&self, id: u32) -> Option<AnaState> {

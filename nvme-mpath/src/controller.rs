@@ -106,8 +106,9 @@ impl Controller {
     /// Waits until the controller is live and its namespaces have been looked at.
     ///
     /// # Errors
-    /// [`HostError::Removed`] or [`HostError::Controller`] when an attempt failed (the library may
-    /// go on trying), [`HostError::Timeout`] after `limit`.
+    /// [`HostError::Controller`] when an attempt failed and it never was live (the library goes on
+    /// trying all the same), [`HostError::Removed`] when it was given up, [`HostError::Timeout`]
+    /// after `limit`.
     pub fn wait_ready(&self, limit: Duration) -> Result<(), HostError> {
         let verdict = self.host.wait_for(limit, || {
             let facts = self.status.facts.lock();
@@ -118,7 +119,9 @@ impl Controller {
                 let (address, cause) = (self.status.address.to_string(), cause.clone());
                 return Some(Err(HostError::Removed { address, cause }));
             }
-            facts.last_error.clone().map(|error| Err(error.into()))
+            // Once it has been live, a failure is something that it recovers from.
+            let first = facts.info.is_none();
+            facts.last_error.clone().filter(|_| first).map(|error| Err(error.into()))
         });
         verdict.unwrap_or_else(|| {
             Err(HostError::Timeout { what: format!("connecting to {}", self.address()), limit })

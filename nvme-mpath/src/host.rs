@@ -98,8 +98,8 @@ impl fmt::Debug for Shared {
 /// An NVMe host: controllers, the heads made of them, and the control plane that looks after both.
 ///
 /// Methods may be called from any thread. Dropping the host does not stop what is pinned: the
-/// control plane ends when no pin is out and no channel is open. [`Host::shutdown`] is the orderly
-/// end.
+/// control thread ends when no pin is out and no channel is open. A host that the program drives
+/// itself ends with its handle. [`Host::shutdown`] is the orderly end.
 pub struct Host {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -332,6 +332,10 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.shared.commands.send(Command::Orphaned);
+        if !self.shared.options.control_thread {
+            // Nobody is left to drive it; and it refers to what refers to it.
+            *self.shared.control.lock() = None;
+        }
     }
 }
 

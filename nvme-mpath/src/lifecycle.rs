@@ -180,6 +180,12 @@ impl<P> Lifecycle<P> {
         Detached::Scheduled(Timer { deadline, generation })
     }
 
+    /// Whether a removal of this generation is scheduled.
+    pub(crate) fn is_pending(&self, generation: u64) -> bool {
+        let inner = self.inner.lock();
+        matches!(&inner.phase, Phase::Pending(p) if p.generation == generation)
+    }
+
     /// A timer has run out.
     pub(crate) fn fire(&self, generation: u64, now: Instant) -> Fired {
         let mut inner = self.inner.lock();

@@ -25,6 +25,8 @@ needed=(
     libc-bin:/usr/bin/ldd
     libc6-dev:/usr/include/stdlib.h
     gcc:/usr/bin/gcc
+    # The fuzz targets link libFuzzer, which is C++.
+    g++:/usr/bin/g++
 )
 
 # The plain `busybox` package owns the same path, so the file alone says nothing.

@@ -253,6 +253,8 @@ impl Control {
             ControllerEvent::StateChanged { from, to } => {
                 let mut facts = slot.status.facts.lock();
                 facts.state = to;
+                // One that was given up and begins anew, again and again, is told of when it lives.
+                let tell = facts.removed.is_none() || to == State::Live;
                 if to == State::Live {
                     facts.reconnects += u64::from(facts.last_error.is_some());
                     facts.last_error = None;
@@ -262,7 +264,9 @@ impl Control {
                     facts.scanned = false;
                 }
                 drop(facts);
-                self.emit(now, &Event::ControllerState { controller, address, from, to });
+                if tell {
+                    self.emit(now, &Event::ControllerState { controller, address, from, to });
+                }
                 self.set_awaited(at, now);
             }
             ControllerEvent::Identified(info) => {

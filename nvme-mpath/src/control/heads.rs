@@ -346,6 +346,6 @@ fn ana_state(slot: &Slot, info: &NamespaceInfo) -> AnaState {
     if !slot.info.as_ref().is_some_and(|i| i.ana) {
         return AnaState::Optimized;
     }
-    let known = slot.ana.as_ref().and_then(|log| log.state_of(info.ana_group));
+    let known = slot.ana.as_ref().and_then(|log| log.state_of_namespace(info.nsid, info.ana_group));
     known.unwrap_or(AnaState::Inaccessible)
 }

@@ -151,6 +151,14 @@ impl Control {
 
     fn arm(&mut self, head: u32, timer: Timer) {
         self.timers.push(Reverse((timer.deadline, head, timer.generation)));
+        // Cancelled ones stay until their time; a path that flaps must not pile them up.
+        if self.timers.len() > 64 + 2 * self.heads.len() {
+            let heads = &self.heads;
+            let pending = |index: u32, generation| {
+                heads.get(&index).is_some_and(|e| e.head.life.is_pending(generation))
+            };
+            self.timers.retain(|Reverse((_, index, generation))| pending(*index, *generation));
+        }
     }
 
     /// Whether the control plane has nothing left to live for; ends it if so.
