@@ -26,7 +26,7 @@ pub(crate) enum Outcome {
     Done(u64),
     /// Done, with data to send. `base` is where the data begins within its page.
     Data { data: Vec<u8>, base: u64 },
-    /// Completed later, or not at all, by way of the [`Peer`].
+    /// Completed later, or not at all, by way of the [`Peer`](crate::controller::Peer).
     Later,
     /// Failed.
     Failed(Status),

@@ -11,6 +11,9 @@ use crate::namespace::{IoView, Namespace};
 /// Blocks of a command without limit of its own, in bytes: what 65536 blocks of 4096 bytes are.
 pub(crate) const TRANSFER_MAX: u64 = 65536 * 4096;
 
+/// Bytes of 256 ranges, all that Dataset Management can name.
+const DSM_MAX: u32 = (DsmRange::MAX_PER_COMMAND * size_of::<DsmRange>()) as u32;
+
 /// A checked command: what it does, and how much data it moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
@@ -78,10 +81,13 @@ pub(crate) fn plan<'a>(
         NvmOpcode::FLUSH => Plan::Flush,
         _ => return Err(Status::INVALID_OPCODE.with_dnr()),
     };
-    if plan.host_sends().max(plan.host_gets()) != sgl_len {
-        return Err(Status::SGL_INVALID_DATA_LENGTH.with_dnr());
-    }
-    Ok((ns, plan))
+    let moved = plan.host_sends().max(plan.host_gets());
+    let fits = match plan {
+        // Linux always sends room for 256 ranges, however many there are
+        Plan::Deallocate { .. } => (moved..=DSM_MAX).contains(&sgl_len),
+        _ => sgl_len == moved,
+    };
+    if fits { Ok((ns, plan)) } else { Err(Status::SGL_INVALID_DATA_LENGTH.with_dnr()) }
 }
 
 /// Byte range of a block command, which lies inside the namespace.
@@ -124,7 +130,9 @@ pub(crate) fn execute(ns: &Namespace, plan: Plan, data: &[u8]) -> Result<(), Sta
         },
         Plan::Zero { offset, len } => backing.zero(offset, len).map_err(|_| Status::WRITE_FAULT),
         Plan::Flush => backing.flush().map_err(|_| Status::WRITE_FAULT),
-        Plan::Deallocate { act, .. } => deallocate(ns, act, data),
+        Plan::Deallocate { act, len } => {
+            deallocate(ns, act, data.get(..len as usize).unwrap_or_default())
+        }
     }
 }
 

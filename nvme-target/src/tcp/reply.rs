@@ -84,6 +84,7 @@ impl Core {
         match fault.as_deref() {
             Some(FaultAction::StaleCommandId(bits)) => cqe.cid = (cqe.cid.get() ^ bits).into(),
             Some(FaultAction::AnswerTwice) => copies = 2,
+            Some(FaultAction::Result(result)) => cqe.set_result(*result),
             _ => {}
         }
         for _ in 0..copies {
@@ -119,6 +120,7 @@ impl Core {
             fault.as_deref(),
             Some(
                 FaultAction::AnswerTwice
+                    | FaultAction::Result(_)
                     | FaultAction::StaleCommandId(_)
                     | FaultAction::TruncateAt { pdu: PduType::CAPSULE_RESP, .. }
             )

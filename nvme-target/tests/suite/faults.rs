@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use nvme_core::spec::command::GetLogPage;
+use nvme_core::spec::fabrics::{PropertySize, property};
 use nvme_core::spec::log::{AnaLog, lid};
 use nvme_core::spec::opcode::{AdminOpcode, FabricsType, NvmOpcode};
 use nvme_core::spec::tcp::{DigestFlags, IcReq, PduFlags, PduType};
@@ -322,6 +323,17 @@ fn impossible_lengths_are_sent_as_they_are() {
         std::io::Read::read_exact(&mut queue.socket, &mut common).unwrap();
         assert_eq!(common[4..], plen.to_le_bytes());
     }
+}
+
+#[test]
+fn results_can_be_made_to_lie() {
+    let target = target();
+    let mut host = Host::new(target.addr(0).unwrap());
+    let lie = FaultRule::new(FaultAction::Result(0xdead_beef_0000)).times(1);
+    target.add_fault(lie.admin().fabrics(FabricsType::PROPERTY_GET));
+    let get = Sqe::property_get(property::CAP, PropertySize::Eight);
+    assert_eq!(host.admin.run(get).result(), 0xdead_beef_0000);
+    assert_ne!(host.admin.run(get).result(), 0xdead_beef_0000);
 }
 
 #[test]

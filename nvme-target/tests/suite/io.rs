@@ -110,7 +110,13 @@ fn zeroes_compare_deallocate_and_flush() {
     assert!(queue.run(Sqe::write_zeroes(1, 1, BlockCount::ONE)).status().is_success());
     let ranges = [DsmRange::new(3, 2), DsmRange::new(7, 1)];
     let dsm = Sqe::dataset_management(1, ranges.len(), DsmAttributes::DEALLOCATE).unwrap();
+    // with room for 256 ranges, as Linux's host sends it
+    let mut room = ranges.as_bytes().to_vec();
+    room.resize(4096, 0xff);
+    assert!(queue.store(dsm, &room).status().is_success());
     assert!(queue.store(dsm, ranges.as_bytes()).status().is_success());
+    let status = queue.store(dsm, &ranges.as_bytes()[..16]).status();
+    assert_eq!(status, Status::SGL_INVALID_DATA_LENGTH.with_dnr());
     let (back, _) = queue.fetch(Sqe::read(1, 0, blocks(4096)), 4096);
     for (block, (back, data)) in back.chunks(512).zip(data.chunks(512)).enumerate() {
         let zeroed = matches!(block, 1 | 3 | 4 | 7);
