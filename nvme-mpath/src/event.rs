@@ -48,6 +48,16 @@ pub enum Event {
         /// Why.
         error: ControllerError,
     },
+    /// Something failed on a controller that goes on all the same: a scan of its namespaces, or a
+    /// read of its ANA log. It is tried again.
+    ControllerTrouble {
+        /// Which.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// Why.
+        error: ControllerError,
+    },
     /// A controller is gone for good.
     ControllerRemoved {
         /// Which.

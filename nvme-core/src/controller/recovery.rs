@@ -72,6 +72,13 @@ impl Controller {
         }
     }
 
+    /// The layer above found that what the controller says of itself cannot be: the attempt fails,
+    /// and another one follows. `what` is the structure, `reason` the field and its value.
+    pub fn reject(&mut self, now: Instant, what: &'static str, reason: String) {
+        let address = self.config.address.clone();
+        self.fail(now, ControllerError::Invalid { address, what, reason });
+    }
+
     /// Gives the controller up, from any state. A live one is told first (`CC.SHN`), in bounded
     /// time. Ends with [`ControllerEvent::Removed`]; does nothing when called again.
     pub fn delete(&mut self, now: Instant) {

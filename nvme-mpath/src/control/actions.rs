@@ -11,7 +11,7 @@ use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::{Completion, Data, QueueStatus, Tag};
 
 use super::Control;
-use super::slot::OwnQueue;
+use super::slot::{OwnQueue, Slot};
 use crate::event::Event;
 use crate::mailbox::Letter;
 use crate::window::LossCause;
@@ -272,6 +272,7 @@ impl Control {
             ControllerEvent::Identified(info) => {
                 slot.status.facts.lock().info = Some(Arc::clone(&info));
                 slot.info = Some(info);
+                self.refuse_duplicate(at, now);
             }
             ControllerEvent::NamespaceReady(info) => self.namespace_ready(at, info, now),
             ControllerEvent::NamespaceGone { nsid, .. } => {
@@ -298,6 +299,9 @@ impl Control {
                     self.emit(now, &Event::ControllerFailed { controller, address, error });
                 }
             }
+            ControllerEvent::ScanFailed { error } | ControllerEvent::AnaFailed { error } => {
+                self.emit(now, &Event::ControllerTrouble { controller, address, error });
+            }
             ControllerEvent::FastIoFail => {
                 slot.fail_fast = true;
                 self.set_awaited(at, now);
@@ -312,6 +316,28 @@ impl Control {
             }
             ControllerEvent::Removed(cause) => self.controller_removed(at, cause, now),
             _ => {}
+        }
+    }
+
+    /// Two controllers of one subsystem cannot have the same identifier (`NVMe 2.1 §3.1.2`); one of
+    /// them is not what it says. The one that is in use stays.
+    fn refuse_duplicate(&mut self, at: usize, now: Instant) {
+        let identity = |s: &Slot| s.info.as_ref().map(|i| (i.subnqn.clone(), i.cntlid));
+        let Some(own) = self.slots[at].as_ref().and_then(identity) else { return };
+        let others = self.slots.iter().enumerate().filter(|(i, _)| *i != at);
+        let live = others.filter_map(|(_, s)| s.as_ref());
+        let mut live = live.filter(|s| s.machine.state() == State::Live);
+        let twin = live.find(|s| identity(s).as_ref() == Some(&own));
+        let Some(reason) = twin.map(|twin| {
+            format!("controller ID {} is that of {} already", own.1, twin.status.address)
+        }) else {
+            return;
+        };
+        // A discovery controller is nobody's path, and its identifier of no consequence.
+        if !own.0.is_discovery()
+            && let Some(slot) = self.slots[at].as_mut()
+        {
+            slot.machine.reject(now, "Identify Controller", reason);
         }
     }
 
