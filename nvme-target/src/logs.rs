@@ -7,21 +7,28 @@ use nvme_core::spec::Status;
 use nvme_core::spec::command::GetLogPage;
 use nvme_core::spec::fabrics::CNTLID_DYNAMIC;
 use nvme_core::spec::log::{
-    AddressFamily, AnaGroup, AnaLog, AnaState as WireAnaState, ChangedNamespaceList,
-    DiscoveryEntry, DiscoveryHeader, ErrorLogEntry, FirmwareSlotLog, LSP_RETURN_GROUPS_ONLY,
-    SmartLog, SubsystemType, TransportRequirements, TransportType, lid,
+    AddressFamily, AnaGroup, AnaGroupDescriptor, AnaLog, AnaLogHeader, AnaState as WireAnaState,
+    ChangedNamespaceList, DiscoveryEntry, DiscoveryHeader, ErrorLogEntry, FirmwareSlotLog,
+    LSP_RETURN_GROUPS_ONLY, SmartLog, SubsystemType, TransportRequirements, TransportType, lid,
 };
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::admin::Admin;
+use crate::ana::ANA_GROUP_MAX;
 use crate::controller::ERROR_LOG_ENTRIES;
 use crate::identify;
+use crate::namespace::NSID_MAX;
 
 /// Temperature that the health log reports: 27 °C in kelvin.
 const TEMPERATURE: u16 = 300;
 /// Entries of an admin submission queue at most, for the discovery log.
 const ADMIN_QUEUE_ENTRIES: u16 = 32;
+
+/// The ANA log page with all groups and all namespaces that there can be.
+const ANA_LOG_MAX: usize = size_of::<AnaLogHeader>()
+    + ANA_GROUP_MAX as usize * size_of::<AnaGroupDescriptor>()
+    + NSID_MAX as usize * size_of::<u32>();
 
 /// The page that `args` asks for, from its beginning.
 pub(crate) fn page(admin: &mut Admin<'_>, args: &GetLogPage) -> Result<Vec<u8>, Status> {
@@ -142,7 +149,10 @@ fn ana(admin: &Admin<'_>, groups_only: bool) -> Vec<u8> {
             nsids: nsids.map_or(&[][..], Vec::as_slice),
         }
     });
-    AnaLog::encode(admin.ana.changes(listener), groups)
+    let mut page = AnaLog::encode(admin.ana.changes(listener), groups);
+    // hosts size the page by what Identify says and may read all of it in parts
+    page.resize(page.len().max(ANA_LOG_MAX), 0);
+    page
 }
 
 /// The discovery log page: every subsystem on every listener that is on.

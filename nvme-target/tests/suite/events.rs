@@ -61,6 +61,8 @@ fn an_ana_change_is_reported_on_its_listener_once_until_the_log_is_read() {
     let tail = GetLogPage { offset: 16, ..GetLogPage::new(lid::ANA, 64) };
     let page_again = host.log(GetLogPage::new(lid::ANA, 128)).unwrap();
     assert_eq!(host.log(tail).unwrap(), page_again[16..80], "a page can be read in parts");
+    let end = GetLogPage { offset: 8192, ..GetLogPage::new(lid::ANA, 16) };
+    assert_eq!(host.log(end).unwrap(), [0; 16], "as far as Identify lets hosts expect it");
 }
 
 #[test]
