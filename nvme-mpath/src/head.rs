@@ -29,7 +29,7 @@ pub(crate) struct Path {
     pub(crate) ana: AnaState,
     /// The controller answered with an ANA error; not used until the log has been read again.
     pub(crate) ana_pending: bool,
-    /// The controller may come back and I/O may wait for it.
+    /// I/O may wait for the controller: `fast_io_fail_tmo` has not passed since its loss.
     pub(crate) awaited: bool,
     pub(crate) max_transfer: usize,
     pub(crate) retry_delays: [Duration; 3],

@@ -337,8 +337,10 @@ fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>) -> Path {
     }
 }
 
-fn awaited(slot: &Slot) -> bool {
-    !slot.machine.state().is_terminal() && !slot.fail_fast
+/// Whether I/O may wait for this path. Also while its controller is being given up: in a moment the
+/// path leaves, and then the window decides, or the head goes.
+const fn awaited(slot: &Slot) -> bool {
+    !slot.fail_fast
 }
 
 /// The ANA state of a namespace; a group that the log does not have is not to be used.
