@@ -198,8 +198,8 @@ impl Channel {
         let mut place = 0;
         while place < self.queues.len() {
             let q = self.queues.at(place);
-            let due = q.queue.deadline().is_some_and(|d| d <= now);
-            if q.queue.in_flight() == 0 && !(q.woken || q.dirty || due || all) {
+            let idle = q.queue.in_flight() == 0 && !q.woken && !q.dirty && !all;
+            if idle && !q.queue.has_pending_work() && q.queue.deadline().is_none_or(|d| d > now) {
                 place += 1;
                 continue;
             }
