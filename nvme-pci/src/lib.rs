@@ -1,1 +1,15 @@
-//! NVMe over PCIe: the room is reserved, the transport is not built yet.
+//! NVMe over PCIe (NVMe over PCIe Transport Specification 1.1), the host's side.
+//!
+//! [`Backend`] is what a way to reach a PCI function provides, [`Open`] how it is found.
+
+#[deny(unsafe_code)]
+mod backend;
+mod dma;
+mod mmio;
+#[deny(unsafe_code)]
+mod url;
+
+pub use backend::{Backend, BackendError, Mmio, Open};
+pub use dma::{DmaMapping, DmaMemory, PAGE};
+pub use mmio::MappedBar;
+pub use url::Location;
