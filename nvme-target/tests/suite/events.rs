@@ -10,7 +10,7 @@ use nvme_core::spec::{BlockCount, Sqe, Status};
 use nvme_target::{AnaState, AsyncEvent, FaultAction, FaultRule, NamespaceConfig, SubsystemConfig};
 use zerocopy::FromBytes;
 
-use crate::host::{Host, NQN, start, target};
+use crate::host::{Host, LIMIT, NQN, start, target};
 
 const ANA_EVENT: u64 = 0x0c_03_02;
 const NAMESPACE_EVENT: u64 = 0x04_00_02;
@@ -41,6 +41,9 @@ fn an_ana_change_is_reported_on_its_listener_once_until_the_log_is_read() {
     let first = host.admin.send_transport(Sqe::async_event_request(), 0);
     target.set_ana(1, 3, AnaState::Inaccessible).unwrap();
     target.set_ana(0, 3, AnaState::Optimized).unwrap();
+    // an event would have been sent by the second answer at the latest
+    assert!(host.admin.run(Sqe::keep_alive()).status().is_success());
+    assert!(host.admin.run(Sqe::keep_alive()).status().is_success());
     target.set_ana(0, 3, AnaState::Inaccessible).unwrap();
     assert_eq!(host.admin.response(first).result(), ANA_EVENT);
 
@@ -146,6 +149,7 @@ fn a_silent_host_loses_its_association_and_a_talking_one_does_not() {
     let start = Instant::now();
     silent_queue.socket.set_nonblocking(true).unwrap();
     loop {
+        assert!(start.elapsed() < LIMIT, "never closed");
         // I/O alone keeps the talking one alive
         talking_queue.fetch(Sqe::read(1, 0, BlockCount::ONE), 512);
         let mut byte = [0];

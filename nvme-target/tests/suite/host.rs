@@ -77,8 +77,12 @@ pub struct Queue {
 impl Queue {
     /// Connects and exchanges ICReq and ICResp.
     pub fn open(addr: SocketAddr, digests: DigestFlags) -> Self {
+        Self::open_with(addr, IcReq::new(0, digests, 0))
+    }
+
+    pub fn open_with(addr: SocketAddr, req: IcReq) -> Self {
         let mut socket = raw(addr);
-        socket.write_all(IcReq::new(0, digests, 0).as_bytes()).unwrap();
+        socket.write_all(req.as_bytes()).unwrap();
         let mut ic = [0; 128];
         socket.read_exact(&mut ic).unwrap();
         let ic = IcResp::read_from_bytes(&ic).unwrap();

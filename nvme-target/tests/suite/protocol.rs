@@ -182,6 +182,47 @@ fn each_field_of_h2c_data_is_checked() {
 }
 
 #[test]
+fn as_many_r2ts_are_outstanding_as_the_host_takes() {
+    let subsystem = SubsystemConfig::new(NQN)
+        .unwrap()
+        .namespace(nvme_target::NamespaceConfig::memory(1, 1 << 20).block_size(512));
+    let target = Target::builder()
+        .subsystem(subsystem)
+        .transport(Transport::new().r2t_bytes(4096).max_h2c_data(8192))
+        .listen("127.0.0.1:0")
+        .start()
+        .unwrap();
+    let host = Host::new(target.addr(0).unwrap());
+    // MAXR2T is less one; data comes aligned to 32 bytes
+    let mut queue = Queue::open_with(host.addr, IcReq::new(7, NONE, 2));
+    assert!(queue.connect(NQN, host.cntlid, 1, 0).status().is_success());
+    let data: Vec<u8> = (0..20 << 10).map(|i| (i / 100) as u8).collect();
+    let blocks = BlockCount::new(40).unwrap();
+    let cid = queue.send_transport(Sqe::write(1, 0, blocks), data.len() as u32);
+    let tag = queue.pdu().r2t().ttag.get();
+    let asked = [queue.pdu().r2t().r2to.get(), queue.pdu().r2t().r2to.get()];
+    assert_eq!(asked, [4096, 8192], "three at once");
+    queue.send_h2c(cid, tag, 0, &data[..4096], true);
+    assert_eq!(queue.pdu().r2t().r2to.get(), 12288, "the next when one is done");
+    for (piece, at) in data.chunks(4096).zip((0..).step_by(4096)).skip(1) {
+        queue.send_h2c(cid, tag, at, piece, true);
+    }
+    assert_eq!(queue.pdu().r2t().r2to.get(), 16384);
+    assert!(queue.response(cid).status().is_success());
+    let (back, _) = queue.fetch(Sqe::read(1, 0, blocks), data.len() as u32);
+    assert!(back == data);
+    let cid = queue.send_transport(Sqe::read(1, 0, BlockCount::ONE), 512);
+    assert_eq!(queue.pdu().data_header().header.pdo, 32);
+    queue.response(cid);
+
+    // one PDU across two of the ranges that were asked for
+    let cid = queue.send_transport(Sqe::write(1, 0, blocks), data.len() as u32);
+    let tag = queue.pdu().r2t().ttag.get();
+    queue.send_h2c(cid, tag, 0, &data[..8192], true);
+    assert_eq!(termination(&mut queue), (FatalError::DATA_OUT_OF_RANGE, 0));
+}
+
+#[test]
 fn a_wrong_data_digest_fails_the_command_and_spares_the_connection() {
     let target = target();
     let host = Host::with(target.addr(0).unwrap(), NQN, DigestFlags::DATA, 0);
