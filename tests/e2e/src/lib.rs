@@ -15,7 +15,7 @@ mod wait;
 pub use bed::{Bed, GROUPS, Nvmet, PORTS, Software, target_ana};
 pub use load::{Load, LoadReport};
 pub use pattern::Pattern;
-pub use session::{ChannelExt, Session, eager, host, host_options, persistent};
+pub use session::{ChannelExt, Removal, Session, eager, host, host_options, persistent};
 pub use wait::{LIMIT, MOMENT, wait_for, wait_until};
 
 /// The README's program, run as a documentation test.

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use nvme_core::buffer::Buffer;
 use nvme_core::nqn::{Nqn, Uuid};
+use nvme_core::time::Instant;
 use nvme_mpath::{
     BlockingError, Channel, ChannelOptions, Controller, ControllerOptions, Event, Events, Head,
-    HeadState, Host, HostOptions, IoCompletion, IoError, IoRequest,
+    HeadState, Host, HostOptions, IoCompletion, IoError, IoRequest, TimedEvent,
 };
 use nvme_tcp::TcpTransport;
 
@@ -43,6 +44,21 @@ pub fn persistent() -> ControllerOptions {
     let mut options = ControllerOptions::default();
     options.reconnect_delay = Duration::from_millis(50);
     options
+}
+
+/// A step of a head's delayed removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// The last path left; the window's length.
+    Scheduled(Option<Duration>),
+    /// The window was changed; what is left of it.
+    Rearmed(Option<Duration>),
+    /// A path returned.
+    Cancelled,
+    /// The head was removed after a window.
+    Fired,
+    /// The head was removed without one.
+    AtOnce,
 }
 
 /// A host that is connected to a bed.
@@ -125,8 +141,25 @@ impl Session {
 
     /// All events that wait.
     #[must_use]
-    pub fn take_events(&self) -> Vec<Event> {
-        std::iter::from_fn(|| self.events.try_next()).map(|e| e.event).collect()
+    pub fn take_events(&self) -> Vec<TimedEvent> {
+        std::iter::from_fn(|| self.events.try_next()).collect()
+    }
+
+    /// What has been told of the removal of a head and when, among the events that wait. All other
+    /// events are dropped.
+    #[must_use]
+    pub fn story(&self, head: &Head) -> Vec<(Removal, Instant)> {
+        let of = |h: &Head, step| (h.instance() == head.instance()).then_some(step);
+        let step = |e: &TimedEvent| match &e.event {
+            Event::RemovalScheduled { head, after, .. } => of(head, Removal::Scheduled(*after)),
+            Event::RemovalRearmed { head, after } => of(head, Removal::Rearmed(*after)),
+            Event::RemovalCancelled { head, .. } => of(head, Removal::Cancelled),
+            Event::HeadRemoved { head, delayed: true, .. } => of(head, Removal::Fired),
+            Event::HeadRemoved { head, .. } => of(head, Removal::AtOnce),
+            Event::Lagged(n) => panic!("{n} events were dropped"),
+            _ => None,
+        };
+        self.take_events().iter().filter_map(|e| step(e).map(|s| (s, e.at))).collect()
     }
 
     /// Waits until a head's removal is pending.

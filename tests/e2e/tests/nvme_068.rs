@@ -1,8 +1,8 @@
 //! The two parts of blktests nvme/068, on Linux's target and on the software target.
 use std::time::{Duration, Instant};
 
-use nvme_e2e::{Bed, ChannelExt, MOMENT, Nvmet, Pattern, Session, Software, wait_until};
-use nvme_mpath::{ControllerOptions, Event, HeadState, IoError, LossCause};
+use nvme_e2e::{Bed, ChannelExt, MOMENT, Nvmet, Pattern, Removal, Session, Software, wait_until};
+use nvme_mpath::{ControllerOptions, HeadState, IoError, LossCause};
 
 const WINDOW: Duration = Duration::from_secs(5);
 const LEN: usize = 4096;
@@ -45,14 +45,8 @@ fn the_window_runs_out(bed: &impl Bed) {
     session.wait_gone(&head, pins);
     assert!(session.host.head(&session.subnqn, 1).is_none());
     assert_eq!(session.host.pins_peak(), pins + 1);
-    let of_head = |e: &Event| match e {
-        Event::RemovalScheduled { head, .. } if head.nsid() == 1 => Some("scheduled"),
-        Event::RemovalCancelled { head, .. } if head.nsid() == 1 => Some("cancelled"),
-        Event::HeadRemoved { head, delayed: true, .. } if head.nsid() == 1 => Some("removed"),
-        _ => None,
-    };
-    let told: Vec<_> = session.take_events().iter().filter_map(of_head).collect();
-    assert_eq!(told, ["scheduled", "removed"]);
+    let told: Vec<_> = session.story(&head).into_iter().map(|(step, _)| step).collect();
+    assert_eq!(told, [Removal::Scheduled(Some(WINDOW)), Removal::Fired]);
     session.shutdown();
 }
 
@@ -87,25 +81,15 @@ fn a_path_returns_in_time(bed: &impl Bed) {
     assert_eq!(found.instance(), head.instance(), "it is the same head");
     channel.check(&head, 0, LEN, new);
     channel.check(&head, 8, LEN, old);
-    session.event("the cancellation", |e| match e {
-        Event::RemovalCancelled { head, pending_for } if head.nsid() == 1 => Some(*pending_for),
-        Event::HeadRemoved { head, .. } if head.nsid() == 1 => panic!("the head was removed"),
-        _ => None,
-    });
-
     head.set_delayed_removal(Duration::ZERO);
     session.disconnect_all();
     session.wait_gone(&head, pins);
     assert_eq!(session.host.pins_peak(), pins + 1, "no pin was taken any more");
     let error = channel.write_error(&head);
     assert!(matches!(error, IoError::HeadRemoved { .. }), "{error}");
-    session.event("the removal", |e| match e {
-        Event::HeadRemoved { head, delayed, .. } if head.nsid() == 1 => {
-            assert!(!delayed, "there was no window");
-            Some(())
-        }
-        _ => None,
-    });
+    let told: Vec<_> = session.story(&head).into_iter().map(|(step, _)| step).collect();
+    let expected = [Removal::Scheduled(Some(WINDOW)), Removal::Cancelled, Removal::AtOnce];
+    assert_eq!(told, expected);
     session.shutdown();
 }
 
