@@ -1,1 +1,8 @@
-//! The quickstart and the nvmeh tool.
+//! What the programs of nvme-host have in common: a workload that checks what it does, and the
+//! small things of the terminal.
+
+#![forbid(unsafe_code)]
+
+pub mod size;
+pub mod terminal;
+pub mod workload;

@@ -1,0 +1,313 @@
+//! The verifying engine: makes requests, and judges how they end.
+//!
+//! It does no I/O and reads no clock. Whoever drives it takes requests out with
+//! [`Engine::issue`], hands them to a device, and tells each end with [`Engine::complete`], in the
+//! order in which things happen.
+
+use std::time::{Duration, Instant};
+
+use nvme_core::buffer::Buffer;
+
+use super::ledger::Ledger;
+use super::plan::{Chooser, Kind, Plan};
+use super::stamp::{MIN_BLOCK, Seen, Stamp, inspect};
+use super::tally::Tally;
+
+/// A request to be submitted.
+#[derive(Debug)]
+pub struct Issue {
+    /// Names the request; never used twice.
+    pub id: u64,
+    /// What it does.
+    pub kind: Kind,
+    /// The first block.
+    pub lba: u64,
+    /// What is to be written, or where to put what is read.
+    pub buffer: Buffer,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It succeeded.
+    Done,
+    /// It failed; a write may have happened or not.
+    Failed,
+    /// It failed because its head was removed; a write may have happened or not.
+    HeadRemoved,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Request {
+    id: u64,
+    kind: Kind,
+    lba: u64,
+    blocks: u64,
+    /// Of its blocks' stamps, if it is a write.
+    sequence: u64,
+    /// When it was submitted, by the ledger's count.
+    begun: u64,
+    /// When it was submitted, by the clock.
+    at: Instant,
+    /// It was under way while requests failed over.
+    failover: bool,
+    /// It was under way while requests waited for a path.
+    waited: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Engine {
+    plan: Plan,
+    chooser: Chooser,
+    ledger: Ledger,
+    requests: Vec<Option<Request>>,
+    free: Vec<usize>,
+    buffers: Vec<Buffer>,
+    /// Requests made so far.
+    serial: u64,
+    /// While everything is read again: the next block.
+    sweep: Option<u64>,
+    tally: Tally,
+}
+
+/// Bits of a request's name that tell its slot.
+const SLOT_BITS: u32 = 16;
+
+impl Engine {
+    /// An engine for `plan`. Limits given there are kept to by force: a depth of 0 is 1.
+    #[must_use]
+    pub fn new(mut plan: Plan) -> Self {
+        plan.depth = plan.depth.clamp(1, 1 << SLOT_BITS);
+        plan.request_blocks = plan.request_blocks.max(1);
+        plan.blocks = plan.blocks.max(plan.request_blocks);
+        plan.verify &= plan.block_size >= MIN_BLOCK;
+        let counted = if plan.verify { plan.blocks } else { 0 };
+        Self {
+            chooser: Chooser::new(plan.seed),
+            ledger: Ledger::new(
+                plan.seed,
+                plan.first,
+                usize::try_from(counted).unwrap_or(usize::MAX),
+            ),
+            requests: (0..plan.depth).map(|_| None).collect(),
+            free: (0..plan.depth).rev().collect(),
+            buffers: Vec::with_capacity(plan.depth),
+            serial: 0,
+            sweep: None,
+            tally: Tally::default(),
+            plan,
+        }
+    }
+
+    /// What the engine works by.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Counts so far.
+    #[must_use]
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub const fn in_flight(&self) -> usize {
+        self.plan.depth - self.free.len()
+    }
+
+    /// From now on, reads every block once that was written, from the first to the last, and
+    /// nothing else.
+    pub fn begin_sweep(&mut self) {
+        self.sweep = Some(self.plan.first);
+    }
+
+    /// Goes back from a sweep to the plan's pattern.
+    pub fn end_sweep(&mut self) {
+        self.sweep = None;
+    }
+
+    /// Whether a sweep was begun and not ended.
+    #[must_use]
+    pub const fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// Whether a sweep was begun and everything was read.
+    #[must_use]
+    pub fn is_swept(&self) -> bool {
+        self.sweep == Some(self.plan.first + self.plan.blocks) && self.in_flight() == 0
+    }
+
+    /// The next request, to be submitted now; `None` when as many are under way as may be, or a
+    /// sweep has nothing left to read.
+    pub fn issue(&mut self, now: Instant) -> Option<Issue> {
+        let slot = *self.free.last()?;
+        let (kind, lba, blocks) = match self.sweep {
+            Some(from) => self.next_of_sweep(from)?,
+            None => {
+                let (kind, lba) = self.chooser.choose(&self.plan);
+                (kind, lba, self.plan.request_blocks)
+            }
+        };
+        self.free.pop();
+        self.serial += 1;
+        let id = self.serial << SLOT_BITS | slot as u64;
+        let mut buffer = self.buffer(blocks);
+        let begun = self.ledger.tick();
+        if self.plan.verify {
+            match kind {
+                Kind::Read => (lba..lba + blocks).for_each(|lba| self.ledger.read_begins(lba)),
+                Kind::Write => self.stamp(lba, begun, &mut buffer),
+            }
+        }
+        let (sequence, failover, waited) = (self.serial, false, false);
+        let request = Request { id, kind, lba, blocks, sequence, begun, at: now, failover, waited };
+        self.requests[slot] = Some(request);
+        Some(Issue { id, kind, lba, buffer })
+    }
+
+    /// The next stretch that a sweep has to read.
+    fn next_of_sweep(&mut self, from: u64) -> Option<(Kind, u64, u64)> {
+        let end = self.plan.first + self.plan.blocks;
+        let written = |lba: &u64| self.plan.verify && self.ledger.is_written(*lba);
+        let found = (from..end).find(written);
+        let lba = found.unwrap_or(end);
+        let blocks = self.plan.request_blocks.min(end - lba);
+        self.sweep = Some(lba + blocks);
+        found.map(|lba| (Kind::Read, lba, blocks))
+    }
+
+    fn buffer(&mut self, blocks: u64) -> Buffer {
+        let len = blocks as usize * self.plan.block_size;
+        match self.buffers.pop() {
+            Some(buffer) if buffer.len() == len => buffer,
+            _ => Buffer::zeroed(len),
+        }
+    }
+
+    fn stamp(&mut self, lba: u64, begun: u64, buffer: &mut Buffer) {
+        let (sequence, run) = (self.serial, self.plan.seed);
+        let blocks = buffer.as_mut_slice().chunks_exact_mut(self.plan.block_size);
+        for (block, lba) in blocks.zip(lba..) {
+            Stamp { lba, sequence, run }.write(block);
+            self.ledger.write_begins(lba, sequence, begun);
+        }
+    }
+
+    /// A request was not accepted by the device: it never happened, and is counted nowhere.
+    pub fn withdraw(&mut self, id: u64, buffer: Buffer) {
+        let Some(request) = self.take(id) else { return };
+        if self.plan.verify {
+            for lba in request.lba..request.lba + request.blocks {
+                match request.kind {
+                    Kind::Read => self.ledger.read_withdrawn(lba),
+                    Kind::Write => self.ledger.write_withdrawn(lba, request.sequence),
+                }
+            }
+        }
+        self.keep(buffer);
+    }
+
+    /// A request ended. Returns how long it took; `None` for a request that is not under way, which
+    /// is counted as a duplicate.
+    pub fn complete(
+        &mut self,
+        id: u64,
+        outcome: Outcome,
+        buffer: Buffer,
+        now: Instant,
+    ) -> Option<Duration> {
+        let Some(request) = self.take(id) else {
+            self.tally.duplicated_completions += 1;
+            return None;
+        };
+        let took = now.saturating_duration_since(request.at);
+        if self.plan.verify {
+            self.judge(&request, outcome, &buffer);
+        }
+        match outcome {
+            Outcome::Done => self.count(&request, took),
+            Outcome::Failed => self.tally.failed += 1,
+            Outcome::HeadRemoved => {
+                self.tally.failed += 1;
+                self.tally.failed_after_removal += 1;
+            }
+        }
+        self.keep(buffer);
+        Some(took)
+    }
+
+    fn judge(&mut self, request: &Request, outcome: Outcome, buffer: &Buffer) {
+        let now = self.ledger.tick();
+        let done = outcome == Outcome::Done;
+        let lbas = request.lba..request.lba + request.blocks;
+        match request.kind {
+            Kind::Write => {
+                lbas.for_each(|l| self.ledger.write_ends(l, request.sequence, done, now));
+            }
+            Kind::Read if !done => lbas.for_each(|lba| self.ledger.read_withdrawn(lba)),
+            Kind::Read => {
+                for (lba, i) in lbas.zip(0..) {
+                    let from = i * self.plan.block_size;
+                    let block = buffer.as_slice().get(from..from + self.plan.block_size);
+                    // A buffer that came back too short holds no version of anything.
+                    let seen = block.map_or(Seen::Damaged, inspect);
+                    let verdict = self.ledger.read_ends(lba, request.begun, seen, now);
+                    self.tally.judge(lba, verdict, seen);
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, request: &Request, took: Duration) {
+        match request.kind {
+            Kind::Read => self.tally.reads += 1,
+            Kind::Write => self.tally.writes += 1,
+        }
+        self.tally.bytes += request.blocks * self.plan.block_size as u64;
+        if request.waited {
+            self.tally.waited += 1;
+            return;
+        }
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.tally.latency.saturating_record(nanos);
+        if request.failover {
+            self.tally.longest_failover = self.tally.longest_failover.max(took);
+        }
+    }
+
+    fn take(&mut self, id: u64) -> Option<Request> {
+        let slot = (id & ((1 << SLOT_BITS) - 1)) as usize;
+        let place = self.requests.get_mut(slot)?;
+        let request = place.take_if(|r| r.id == id)?;
+        self.free.push(slot);
+        Some(request)
+    }
+
+    fn keep(&mut self, buffer: Buffer) {
+        if buffer.len() == self.plan.request_bytes() && self.buffers.len() < self.plan.depth {
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// Requests are failing over: those under way are counted for the longest failover.
+    pub fn mark_failover(&mut self) {
+        self.requests.iter_mut().flatten().for_each(|r| r.failover = true);
+    }
+
+    /// Requests wait for a path: those under way are measured no more.
+    pub fn mark_waiting(&mut self) {
+        self.requests.iter_mut().flatten().for_each(|r| r.waited = true);
+    }
+
+    /// Ends the work: what is still under way is lost.
+    #[must_use]
+    pub fn finish(mut self) -> Tally {
+        self.tally.lost_requests += self.in_flight() as u64;
+        self.tally
+    }
+}

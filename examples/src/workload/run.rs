@@ -1,0 +1,360 @@
+//! Drives the engine over a channel, in a thread of its own.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use nvme_mpath::{Channel, Head, IoCompletion, IoError, IoRequest, SubmitReason};
+
+use super::engine::{Engine, Outcome};
+use super::plan::{Kind, Plan};
+use super::tally::{Tally, new_histogram};
+
+/// Longest sleep of a worker: orders are looked at that often, at least.
+const NAP: Duration = Duration::from_millis(50);
+
+/// Rest after a round in which every request failed, so that failing is not done at full speed.
+const REST: Duration = Duration::from_millis(5);
+
+/// How often the recent latencies are told.
+const TOLD_EVERY: Duration = Duration::from_millis(100);
+
+/// What a program tells its workers; read by all of them.
+#[derive(Debug)]
+pub struct Orders {
+    stop: AtomicBool,
+    sweeps: AtomicU64,
+    /// Stop at the first request that fails, unless its head was removed.
+    pub stop_on_failure: bool,
+    /// How long requests are waited for after the order to stop. What is still under way then is
+    /// lost.
+    pub drain_limit: Duration,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self {
+            stop: AtomicBool::new(false),
+            sweeps: AtomicU64::new(0),
+            stop_on_failure: false,
+            drain_limit: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Orders {
+    /// Submit nothing more, wait for what is under way, and end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Read everything that was written once, then go on as before. [`Progress::sweeps`] tells when
+    /// it is done.
+    pub fn sweep(&self) {
+        self.sweeps.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// What a worker tells while it works.
+#[derive(Debug)]
+pub struct Progress {
+    completed: AtomicU64,
+    bytes: AtomicU64,
+    failed: AtomicU64,
+    bad: AtomicU64,
+    parked: AtomicU64,
+    sweeps: AtomicU64,
+    ended: AtomicBool,
+    last_error: Mutex<Option<Arc<str>>>,
+    recent: Mutex<Histogram<u64>>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let count = || AtomicU64::new(0);
+        Self {
+            completed: count(),
+            bytes: count(),
+            failed: count(),
+            bad: count(),
+            parked: count(),
+            sweeps: count(),
+            ended: AtomicBool::new(false),
+            last_error: Mutex::new(None),
+            recent: Mutex::new(new_histogram()),
+        }
+    }
+
+    /// Requests that succeeded.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.completed.load(Ordering::Acquire)
+    }
+
+    /// Bytes that they moved.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Requests that failed.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Blocks and requests for which something was found to be wrong.
+    #[must_use]
+    pub fn bad(&self) -> u64 {
+        self.bad.load(Ordering::Acquire)
+    }
+
+    /// Requests that wait for a path.
+    #[must_use]
+    pub fn parked(&self) -> u64 {
+        self.parked.load(Ordering::Acquire)
+    }
+
+    /// Sweeps done.
+    #[must_use]
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.load(Ordering::Acquire)
+    }
+
+    /// Whether the worker has ended.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Why a request failed, the last time that one did.
+    #[must_use]
+    pub fn last_error(&self) -> Option<Arc<str>> {
+        locked(&self.last_error).clone()
+    }
+
+    /// Adds the latencies, in nanoseconds, since the last call to `sum`.
+    pub fn take_recent(&self, sum: &mut Histogram<u64>) {
+        let mut recent = locked(&self.recent);
+        // All have the same bounds.
+        let _ = sum.add(&*recent);
+        recent.reset();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A worker that was started.
+#[derive(Debug)]
+pub struct Handle {
+    progress: Arc<Progress>,
+    thread: JoinHandle<Report>,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub struct Report {
+    /// What it found.
+    pub tally: Tally,
+    /// Why it could not go on, if it could not: a request that the library did not take.
+    pub refused: Option<SubmitReason>,
+}
+
+impl Handle {
+    /// Starts a worker. It ends when it is told to, when the head is removed, or when it cannot go
+    /// on.
+    ///
+    /// # Errors
+    /// What the operating system says about starting a thread.
+    pub fn start(
+        channel: Channel,
+        head: Arc<Head>,
+        plan: Plan,
+        orders: Arc<Orders>,
+    ) -> io::Result<Self> {
+        let progress = Arc::new(Progress::new());
+        let worker = Worker {
+            channel,
+            head,
+            engine: Engine::new(plan),
+            orders,
+            progress: Arc::clone(&progress),
+            removed: false,
+            refused: None,
+            failovers: 0,
+            swept: 0,
+            recent: new_histogram(),
+            told_at: Instant::now(),
+        };
+        let run = move || worker.run();
+        let thread = std::thread::Builder::new().name("workload".into()).spawn(run)?;
+        Ok(Self { progress, thread })
+    }
+
+    /// What the worker tells.
+    #[must_use]
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// Waits for the worker's end; it must have been told to stop.
+    ///
+    /// # Errors
+    /// The panic of the worker, if that is how it ended.
+    pub fn join(self) -> std::thread::Result<Report> {
+        self.thread.join()
+    }
+}
+
+struct Worker {
+    channel: Channel,
+    head: Arc<Head>,
+    engine: Engine,
+    orders: Arc<Orders>,
+    progress: Arc<Progress>,
+    removed: bool,
+    refused: Option<SubmitReason>,
+    /// The head's count of failovers when last looked at.
+    failovers: u64,
+    /// Sweeps done.
+    swept: u64,
+    recent: Histogram<u64>,
+    told_at: Instant,
+}
+
+impl Worker {
+    fn run(mut self) -> Report {
+        let mut done: Vec<IoCompletion> = Vec::with_capacity(self.engine.plan().depth);
+        let mut stopped_at = None;
+        loop {
+            let now = Instant::now();
+            if self.must_stop() {
+                let since = *stopped_at.get_or_insert(now);
+                if self.engine.in_flight() == 0 || now - since > self.orders.drain_limit {
+                    break;
+                }
+            } else {
+                self.look_after_sweep();
+                self.submit(now);
+            }
+            self.channel.poll(&mut done);
+            self.mark();
+            if done.is_empty() {
+                self.tell();
+                self.channel.wait(NAP);
+                continue;
+            }
+            let succeeded = self.reap(&mut done);
+            if self.told_at.elapsed() >= TOLD_EVERY {
+                self.tell();
+            }
+            if succeeded == 0 && !self.removed {
+                std::thread::sleep(REST);
+            }
+        }
+        self.tell();
+        let report = Report { tally: self.engine.finish(), refused: self.refused };
+        self.progress.ended.store(true, Ordering::Release);
+        report
+    }
+
+    fn must_stop(&self) -> bool {
+        self.removed
+            || self.refused.is_some()
+            || self.orders.stop.load(Ordering::Acquire)
+            || (self.orders.stop_on_failure && self.engine.tally().failed > 0)
+    }
+
+    /// Begins a sweep that was ordered, and ends one that is done.
+    fn look_after_sweep(&mut self) {
+        if self.engine.is_swept() {
+            self.engine.end_sweep();
+            self.swept += 1;
+            self.progress.sweeps.store(self.swept, Ordering::Release);
+        }
+        let ordered = self.orders.sweeps.load(Ordering::Acquire);
+        if ordered > self.swept && !self.engine.is_sweeping() {
+            self.engine.begin_sweep();
+        }
+    }
+
+    fn submit(&mut self, now: Instant) {
+        while let Some(issue) = self.engine.issue(now) {
+            let request = match issue.kind {
+                Kind::Read => IoRequest::read(issue.lba, issue.buffer, issue.id),
+                Kind::Write => IoRequest::write(issue.lba, issue.buffer, issue.id),
+            };
+            if let Err(refused) = self.channel.submit(&self.head, request) {
+                self.engine.withdraw(issue.id, refused.buffer);
+                if !matches!(refused.reason, SubmitReason::Full { .. }) {
+                    self.refused = Some(refused.reason);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Notes for requests under way what they meet.
+    fn mark(&mut self) {
+        let failovers = self.head.stats().failovers;
+        if failovers != self.failovers {
+            self.failovers = failovers;
+            self.engine.mark_failover();
+        }
+        if self.channel.parked() > 0 {
+            self.engine.mark_waiting();
+        }
+    }
+
+    /// Returns how many requests succeeded.
+    fn reap(&mut self, done: &mut Vec<IoCompletion>) -> usize {
+        let now = Instant::now();
+        let mut succeeded = 0;
+        for completion in done.drain(..) {
+            let outcome = match &completion.result {
+                Ok(()) => Outcome::Done,
+                Err(error) => {
+                    let first = self.engine.tally().failed == 0;
+                    let removed = matches!(**error, IoError::HeadRemoved { .. });
+                    if first || removed != self.removed {
+                        *locked(&self.progress.last_error) = Some(error.to_string().into());
+                    }
+                    self.removed |= removed;
+                    if removed { Outcome::HeadRemoved } else { Outcome::Failed }
+                }
+            };
+            let took = self.engine.complete(completion.user_data, outcome, completion.buffer, now);
+            if let (Outcome::Done, Some(took)) = (outcome, took) {
+                succeeded += 1;
+                let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+                self.recent.saturating_record(nanos);
+            }
+        }
+        self.count();
+        succeeded
+    }
+
+    fn count(&self) {
+        let (tally, progress) = (self.engine.tally(), &self.progress);
+        let bad = tally.lost() + tally.duplicated() + tally.stale_blocks + tally.torn_blocks;
+        progress.completed.store(tally.completed(), Ordering::Release);
+        progress.bytes.store(tally.bytes, Ordering::Release);
+        progress.failed.store(tally.failed, Ordering::Release);
+        progress.bad.store(bad, Ordering::Release);
+    }
+
+    fn tell(&mut self) {
+        self.told_at = Instant::now();
+        self.progress.parked.store(self.channel.parked() as u64, Ordering::Release);
+        if !self.recent.is_empty() {
+            // All have the same bounds.
+            let _ = locked(&self.progress.recent).add(&self.recent);
+            self.recent.reset();
+        }
+    }
+}
