@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod host;
+pub mod meter;
 pub mod size;
 pub mod terminal;
 pub mod workload;

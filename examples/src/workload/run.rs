@@ -68,7 +68,8 @@ pub struct Progress {
     parked: AtomicU64,
     sweeps: AtomicU64,
     ended: AtomicBool,
-    last_error: Mutex<Option<Arc<str>>>,
+    first_failure: Mutex<Option<Arc<str>>>,
+    removal: Mutex<Option<Arc<str>>>,
     recent: Mutex<Histogram<u64>>,
 }
 
@@ -83,7 +84,8 @@ impl Progress {
             parked: count(),
             sweeps: count(),
             ended: AtomicBool::new(false),
-            last_error: Mutex::new(None),
+            first_failure: Mutex::new(None),
+            removal: Mutex::new(None),
             recent: Mutex::new(new_histogram()),
         }
     }
@@ -130,10 +132,16 @@ impl Progress {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Why a request failed, the last time that one did.
+    /// Why a request failed, the first time that one did while its head was there.
     #[must_use]
-    pub fn last_error(&self) -> Option<Arc<str>> {
-        locked(&self.last_error).clone()
+    pub fn first_failure(&self) -> Option<Arc<str>> {
+        locked(&self.first_failure).clone()
+    }
+
+    /// With what error requests failed when their head was removed, if it was.
+    #[must_use]
+    pub fn removal(&self) -> Option<Arc<str>> {
+        locked(&self.removal).clone()
     }
 
     /// Adds the latencies, in nanoseconds, since the last call to `sum`.
@@ -319,11 +327,12 @@ impl Worker {
             let outcome = match &completion.result {
                 Ok(()) => Outcome::Done,
                 Err(error) => {
-                    let first = self.engine.tally().failed == 0;
                     let removed = matches!(**error, IoError::HeadRemoved { .. });
-                    if first || removed != self.removed {
-                        *locked(&self.progress.last_error) = Some(error.to_string().into());
-                    }
+                    let place = match removed {
+                        true => &self.progress.removal,
+                        false => &self.progress.first_failure,
+                    };
+                    locked(place).get_or_insert_with(|| error.to_string().into());
                     self.removed |= removed;
                     if removed { Outcome::HeadRemoved } else { Outcome::Failed }
                 }
