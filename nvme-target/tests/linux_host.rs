@@ -98,7 +98,7 @@ fn linux_follows_ana_states_and_namespaces() {
 fn linux_comes_back_when_a_listener_does() {
     let guest = Guest::shared().unwrap();
     let target = target();
-    let options = "nr_io_queues=1,keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=60";
+    let options = "nr_io_queues=1,keep_alive_tmo=5,reconnect_delay=1,ctrl_loss_tmo=60";
     let controller = connect(&guest, &target, 0, options);
     let device = guest.linux_device(&controller, 1).unwrap();
     target.listener(0).unwrap().disable().unwrap();
@@ -109,7 +109,7 @@ fn linux_comes_back_when_a_listener_does() {
     guest.linux_verify(&device, 1 << 20).unwrap();
     // idle for longer than the timeout: keep alive holds the association
     let before = target.first_subsystem().unwrap().controllers();
-    guest.sh("sleep 4").unwrap();
+    guest.sh("sleep 8").unwrap();
     assert_eq!(target.first_subsystem().unwrap().controllers(), before);
 }
 

@@ -22,7 +22,8 @@ pub enum FaultAction {
     Drop,
     /// The command is executed and never answered.
     DropAnswer,
-    /// The command is executed, and answered, so much later. It can be aborted until then.
+    /// The command is executed, and answered, so much later. It can be aborted until then, and is lost if the
+    /// connection ends before.
     Delay(Duration),
     /// The command is not executed and completes with this status.
     Fail(Status),

@@ -21,6 +21,25 @@ pub struct FaultId(u64);
 ///
 /// A rule without conditions matches everything that its action can be done to. Rules are tried in the order in
 /// which they were added; the first that applies is the only one that acts.
+///
+/// ```
+/// use nvme_core::spec::{Status, opcode::NvmOpcode};
+/// use nvme_target::{FaultAction, FaultRule};
+///
+/// // the third read of blocks 0 to 7 of namespace 1 fails, all others work
+/// let rule = FaultRule::new(FaultAction::Fail(Status::UNRECOVERED_READ_ERROR))
+///     .io()
+///     .opcode(NvmOpcode::READ.0)
+///     .nsid(1)
+///     .lbas(0..8)
+///     .skip(2)
+///     .times(1);
+/// // a listener goes silent: nothing that was connected through it is answered, new connections neither
+/// let blackhole = [
+///     FaultRule::new(FaultAction::Drop).listener(0),
+///     FaultRule::new(FaultAction::SilentListener).listener(0),
+/// ];
+/// ```
 #[derive(Clone, Debug)]
 pub struct FaultRule {
     matcher: FaultMatch,

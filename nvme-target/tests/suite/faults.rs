@@ -67,7 +67,8 @@ fn a_dropped_write_is_executed_or_not_as_the_action_says() {
 
 #[test]
 fn a_delayed_command_is_overtaken() {
-    let delay = Duration::from_millis(200);
+    // long enough for the next command to get there first on any machine
+    let delay = Duration::from_secs(1);
     let (target, id, _host, mut queue) = faulty(FaultAction::Delay(delay), DIGESTS);
     let start = Instant::now();
     let late = read_on(&mut queue);
@@ -217,7 +218,8 @@ fn pages_can_be_made_to_lie() {
 fn a_late_write_lands_after_its_connection_is_gone() {
     let target = target();
     let host = Host::new(target.addr(0).unwrap());
-    let late = FaultAction::LateWrite(Duration::from_millis(50));
+    // long enough for the second write to get there first on any machine
+    let late = FaultAction::LateWrite(Duration::from_secs(1));
     let rule = FaultRule::new(late).io().opcode(NvmOpcode::WRITE.0).times(1);
     target.add_fault(rule);
     let mut first = host.queue(1);
