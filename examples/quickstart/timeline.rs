@@ -3,7 +3,8 @@
 use std::io::Stdout;
 use std::time::{Duration, Instant};
 
-use nvme_host_examples::terminal::{Screen, latency};
+use nvme_host_examples::narrate::{About, describe};
+use nvme_host_examples::terminal::Screen;
 use nvme_mpath::{Event, HeadState};
 
 /// The time line: lasting lines with the time since the beginning, and a live line at the end.
@@ -58,47 +59,13 @@ impl Timeline {
     /// Tells an event, if it is worth telling.
     pub fn tell(&mut self, event: &Event) {
         self.counted = None;
-        match event {
-            Event::ControllerFailed { address, error, .. } => {
-                let who = self.path(address);
-                self.say(&who, &format!("controller: {error}"));
-            }
-            Event::PathUp { address, .. } => {
-                let who = self.path(address);
-                self.say(&who, "up");
-            }
-            Event::PathDown { address, .. } => {
-                let who = self.path(address);
-                self.say(&who, "down");
-            }
-            Event::AnaChanged { address, from, to, .. } => {
-                let who = self.path(address);
-                self.say(&who, &format!("ANA state: {from:?} to {to:?}"));
-            }
-            Event::HeadResized { from, to, .. } => {
-                self.say("head", &format!("resized from {from} to {to} blocks"));
-            }
-            Event::HeadNoPath(_) => self.say("head", "has no usable path: I/O waits"),
-            Event::RemovalScheduled { cause, after, .. } => {
-                let when = after.map_or("never".into(), |a| format!("in {}", latency(a)));
-                self.say("head", &format!("lost its last path ({cause}): removal {when}"));
-            }
-            Event::RemovalRearmed { after, .. } => {
-                let when = after.map_or("never".into(), |a| format!("in {}", latency(a)));
-                self.say("head", &format!("removal now {when}"));
-            }
-            Event::RemovalCancelled { pending_for, .. } => {
-                let after = latency(*pending_for);
-                self.say("head", &format!("has a path again: removal cancelled after {after}"));
-            }
-            Event::HeadRemoved { cause, .. } => self.say("head", &format!("removed ({cause})")),
-            Event::NamespaceRefused { address, nsid, reason, .. } => {
-                let who = self.path(address);
-                self.say(&who, &format!("namespace {nsid} refused: {reason}"));
-            }
-            Event::Lagged(count) => self.say("events", &format!("{count} were missed")),
-            _ => {}
-        }
+        let Some((about, text)) = describe(event) else { return };
+        let who = match about {
+            About::Path(address) => self.path(address),
+            About::Head => "head".into(),
+            About::Events => "events".into(),
+        };
+        self.say(&who, &text);
     }
 
     /// Shows how things stand: `work` is the workload's throughput, `pins` how many pins are out.

@@ -5,6 +5,7 @@
 
 pub mod host;
 pub mod meter;
+pub mod narrate;
 pub mod size;
 pub mod terminal;
 pub mod workload;

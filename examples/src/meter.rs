@@ -93,6 +93,18 @@ impl Meter {
         self.workers.iter().all(|p| p.ended())
     }
 
+    /// Whether all workers have written everything once.
+    #[must_use]
+    pub fn all_filled(&self) -> bool {
+        self.workers.iter().all(|p| p.filled())
+    }
+
+    /// Bytes that all workers have moved.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.sum(|p| p.bytes())
+    }
+
     /// Sweeps that all workers have done.
     #[must_use]
     pub fn sweeps(&self) -> u64 {
@@ -115,7 +127,7 @@ impl Meter {
     pub fn sample(&mut self) -> &Sample {
         let elapsed = self.at.elapsed();
         if elapsed >= SHORTEST {
-            let (completed, bytes) = (self.completed(), self.sum(|p| p.bytes()));
+            let (completed, bytes) = (self.completed(), self.bytes());
             self.recent.reset();
             self.workers.iter().for_each(|p| p.take_recent(&mut self.recent));
             let quantile = |q| Duration::from_nanos(self.recent.value_at_quantile(q));

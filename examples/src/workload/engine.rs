@@ -10,7 +10,7 @@ use nvme_core::buffer::Buffer;
 
 use super::ledger::Ledger;
 use super::plan::{Chooser, Kind, Plan};
-use super::stamp::{MIN_BLOCK, Seen, Stamp, inspect};
+use super::stamp::{MIN_BLOCK, Seen, Stamp, inspect, mix};
 use super::tally::Tally;
 
 /// A request to be submitted.
@@ -67,9 +67,16 @@ pub struct Engine {
     buffers: Vec<Buffer>,
     /// Requests made so far.
     serial: u64,
-    /// While everything is read again: the next block.
-    sweep: Option<u64>,
+    pass: Option<Pass>,
     tally: Tally,
+}
+
+/// One pass over the region, in place of the plan's pattern.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    kind: Kind,
+    /// The next block.
+    next: u64,
 }
 
 /// Bits of a request's name that tell its slot.
@@ -95,7 +102,7 @@ impl Engine {
             free: (0..plan.depth).rev().collect(),
             buffers: Vec::with_capacity(plan.depth),
             serial: 0,
-            sweep: None,
+            pass: None,
             tally: Tally::default(),
             plan,
         }
@@ -119,35 +126,41 @@ impl Engine {
         self.plan.depth - self.free.len()
     }
 
+    /// From now on, writes every block once, from the first to the last, and nothing else.
+    pub fn begin_fill(&mut self) {
+        self.pass = Some(Pass { kind: Kind::Write, next: self.plan.first });
+    }
+
     /// From now on, reads every block once that was written, from the first to the last, and
     /// nothing else.
     pub fn begin_sweep(&mut self) {
-        self.sweep = Some(self.plan.first);
+        self.pass = Some(Pass { kind: Kind::Read, next: self.plan.first });
     }
 
-    /// Goes back from a sweep to the plan's pattern.
-    pub fn end_sweep(&mut self) {
-        self.sweep = None;
+    /// Goes back from a pass to the plan's pattern.
+    pub fn end_pass(&mut self) {
+        self.pass = None;
     }
 
-    /// Whether a sweep was begun and not ended.
+    /// Whether a pass, of which kind, was begun and not ended.
     #[must_use]
-    pub const fn is_sweeping(&self) -> bool {
-        self.sweep.is_some()
+    pub fn pass(&self) -> Option<Kind> {
+        self.pass.map(|p| p.kind)
     }
 
-    /// Whether a sweep was begun and everything was read.
+    /// Whether a pass was begun and all its requests have ended.
     #[must_use]
-    pub fn is_swept(&self) -> bool {
-        self.sweep == Some(self.plan.first + self.plan.blocks) && self.in_flight() == 0
+    pub fn is_pass_over(&self) -> bool {
+        let end = self.plan.first + self.plan.blocks;
+        self.pass.is_some_and(|p| p.next == end) && self.in_flight() == 0
     }
 
     /// The next request, to be submitted now; `None` when as many are under way as may be, or a
-    /// sweep has nothing left to read.
+    /// pass has nothing left to do.
     pub fn issue(&mut self, now: Instant) -> Option<Issue> {
         let slot = *self.free.last()?;
-        let (kind, lba, blocks) = match self.sweep {
-            Some(from) => self.next_of_sweep(from)?,
+        let (kind, lba, blocks) = match self.pass {
+            Some(pass) => self.next_of_pass(pass)?,
             None => {
                 let (kind, lba) = self.chooser.choose(&self.plan);
                 (kind, lba, self.plan.request_blocks)
@@ -170,22 +183,28 @@ impl Engine {
         Some(Issue { id, kind, lba, buffer })
     }
 
-    /// The next stretch that a sweep has to read.
-    fn next_of_sweep(&mut self, from: u64) -> Option<(Kind, u64, u64)> {
+    /// The next stretch of a pass.
+    fn next_of_pass(&mut self, pass: Pass) -> Option<(Kind, u64, u64)> {
         let end = self.plan.first + self.plan.blocks;
-        let written = |lba: &u64| self.plan.verify && self.ledger.is_written(*lba);
-        let found = (from..end).find(written);
+        let wanted = |lba: &u64| {
+            pass.kind == Kind::Write || (self.plan.verify && self.ledger.is_written(*lba))
+        };
+        let found = (pass.next..end).find(wanted);
         let lba = found.unwrap_or(end);
         let blocks = self.plan.request_blocks.min(end - lba);
-        self.sweep = Some(lba + blocks);
-        found.map(|lba| (Kind::Read, lba, blocks))
+        self.pass = Some(Pass { next: lba + blocks, ..pass });
+        found.map(|lba| (pass.kind, lba, blocks))
     }
 
     fn buffer(&mut self, blocks: u64) -> Buffer {
         let len = blocks as usize * self.plan.block_size;
         match self.buffers.pop() {
             Some(buffer) if buffer.len() == len => buffer,
-            _ => Buffer::zeroed(len),
+            _ => {
+                // Not zeroes: some devices take those for nothing.
+                let words = (0..len as u64).map(|i| mix(i ^ (self.serial << 32)) as u8);
+                words.collect::<Vec<u8>>().into()
+            }
         }
     }
 

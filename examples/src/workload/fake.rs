@@ -272,7 +272,7 @@ fn a_write_that_vanishes_from_a_fresh_block_is_lost_not_stale() {
     assert_eq!((read.kind, read.lba), (Kind::Read, 0));
     read.buffer.as_mut_slice().fill(0);
     engine.complete(read.id, Outcome::Done, read.buffer, now);
-    assert!(engine.issue(now).is_none() && engine.is_swept());
+    assert!(engine.issue(now).is_none() && engine.is_pass_over());
     let tally = engine.finish();
     assert_eq!((tally.lost(), tally.stale_blocks), (1, 0));
 }
@@ -303,6 +303,32 @@ fn the_longest_failover_leaves_out_those_who_waited_for_a_path() {
     let tally = engine.finish();
     assert_eq!((tally.longest_failover, tally.waited), (ms(30), 1));
     assert_eq!((tally.completed(), tally.latency.len()), (2, 1));
+}
+
+#[test]
+fn a_fill_writes_every_block_once() {
+    let plan = Plan {
+        pattern: Pattern::RandRead,
+        first: 4,
+        blocks: BLOCKS,
+        block_size: BLOCK,
+        request_blocks: 3,
+        aligned: true,
+        verify: true,
+        depth: 4,
+        seed: 9,
+    };
+    let (mut engine, now) = (Engine::new(plan), Instant::now());
+    engine.begin_fill();
+    let mut next = 4;
+    while let Some(issue) = engine.issue(now) {
+        assert_eq!((issue.kind, issue.lba), (Kind::Write, next));
+        next += (issue.buffer.len() / BLOCK) as u64;
+        engine.complete(issue.id, Outcome::Done, issue.buffer, now);
+    }
+    assert!(engine.is_pass_over() && next == 4 + BLOCKS);
+    engine.end_pass();
+    assert_eq!(engine.issue(now).unwrap().kind, Kind::Read);
 }
 
 #[test]

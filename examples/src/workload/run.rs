@@ -24,9 +24,12 @@ const TOLD_EVERY: Duration = Duration::from_millis(100);
 
 /// What a program tells its workers; read by all of them.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Orders {
     stop: AtomicBool,
     sweeps: AtomicU64,
+    /// Write everything once before the plan's pattern begins.
+    pub fill_first: bool,
     /// Stop at the first request that fails, unless its head was removed.
     pub stop_on_failure: bool,
     /// How long requests are waited for after the order to stop. What is still under way then is
@@ -39,6 +42,7 @@ impl Default for Orders {
         Self {
             stop: AtomicBool::new(false),
             sweeps: AtomicU64::new(0),
+            fill_first: false,
             stop_on_failure: false,
             drain_limit: Duration::from_secs(60),
         }
@@ -67,6 +71,7 @@ pub struct Progress {
     bad: AtomicU64,
     parked: AtomicU64,
     sweeps: AtomicU64,
+    filled: AtomicBool,
     ended: AtomicBool,
     first_failure: Mutex<Option<Arc<str>>>,
     removal: Mutex<Option<Arc<str>>>,
@@ -83,6 +88,7 @@ impl Progress {
             bad: count(),
             parked: count(),
             sweeps: count(),
+            filled: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             first_failure: Mutex::new(None),
             removal: Mutex::new(None),
@@ -124,6 +130,12 @@ impl Progress {
     #[must_use]
     pub fn sweeps(&self) -> u64 {
         self.sweeps.load(Ordering::Acquire)
+    }
+
+    /// Whether everything was written once, where that was asked for.
+    #[must_use]
+    pub fn filled(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
     }
 
     /// Whether the worker has ended.
@@ -239,6 +251,9 @@ impl Worker {
     fn run(mut self) -> Report {
         let mut done: Vec<IoCompletion> = Vec::with_capacity(self.engine.plan().depth);
         let mut stopped_at = None;
+        if self.orders.fill_first {
+            self.engine.begin_fill();
+        }
         loop {
             let now = Instant::now();
             if self.must_stop() {
@@ -247,7 +262,7 @@ impl Worker {
                     break;
                 }
             } else {
-                self.look_after_sweep();
+                self.look_after_passes();
                 self.submit(now);
             }
             self.channel.poll(&mut done);
@@ -278,15 +293,18 @@ impl Worker {
             || (self.orders.stop_on_failure && self.engine.tally().failed > 0)
     }
 
-    /// Begins a sweep that was ordered, and ends one that is done.
-    fn look_after_sweep(&mut self) {
-        if self.engine.is_swept() {
-            self.engine.end_sweep();
-            self.swept += 1;
-            self.progress.sweeps.store(self.swept, Ordering::Release);
+    /// Ends a pass that is over, and begins one that was ordered.
+    fn look_after_passes(&mut self) {
+        if self.engine.is_pass_over() {
+            if self.engine.pass() == Some(Kind::Read) {
+                self.swept += 1;
+                self.progress.sweeps.store(self.swept, Ordering::Release);
+            }
+            self.engine.end_pass();
+            self.progress.filled.store(true, Ordering::Release);
         }
         let ordered = self.orders.sweeps.load(Ordering::Acquire);
-        if ordered > self.swept && !self.engine.is_sweeping() {
+        if ordered > self.swept && self.engine.pass().is_none() {
             self.engine.begin_sweep();
         }
     }

@@ -1,0 +1,282 @@
+//! `nvmeh io`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use nvme_core::nqn::Nqn;
+use nvme_host_examples::meter::Meter;
+use nvme_host_examples::narrate::{About, describe};
+use nvme_host_examples::size;
+use nvme_host_examples::terminal::Screen;
+use nvme_host_examples::workload::{Handle, Orders, Pattern, Tally};
+use nvme_mpath::{ChannelOptions, Events, Head, Host, Window};
+
+use crate::report::Report;
+use crate::{Failure, controller_options, interruption, plan, print_json, seconds};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Paths to one subsystem, such as tcp://192.0.2.7:4420/nqn.2026-01.org.example:sub
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+
+    /// What to do
+    #[arg(long, value_enum, default_value = "randread")]
+    pub rw: ReadWrite,
+
+    /// Bytes of a request, such as 512, 4k or 1M
+    #[arg(long, value_parser = size::parse, default_value = "4k")]
+    pub bs: u64,
+
+    /// Requests under way at once, on each channel
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=8192))]
+    pub qd: u16,
+
+    /// Seconds to go on for
+    #[arg(long, value_name = "SECS", default_value = "10", value_parser = seconds)]
+    time: Duration,
+
+    /// Stamp every block that is written, check every block that is read, and read everything back
+    /// at the end. With a pattern that only reads, everything is written first
+    #[arg(long)]
+    pub verify: bool,
+
+    /// I/O may destroy what is on the namespace
+    #[arg(long)]
+    write_ok: bool,
+
+    /// Channels, each with a thread and a part of the region of its own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub channels: u16,
+
+    /// The namespace; the first one unless given
+    #[arg(long, value_name = "ID")]
+    nsid: Option<u32>,
+
+    /// Use so many bytes of the namespace; all of it unless given, but at most 256M with --verify
+    #[arg(long, value_parser = size::parse)]
+    pub size: Option<u64>,
+
+    /// Leave out so many bytes at the beginning of the namespace
+    #[arg(long, value_parser = size::parse, default_value = "0")]
+    pub offset: u64,
+
+    /// Keep the head for so long without any path
+    #[arg(long, value_name = "SECS", default_value = "0", value_parser = seconds)]
+    window: Duration,
+
+    /// Longest wait for each controller
+    #[arg(long, value_name = "SECS", default_value = "10", value_parser = seconds)]
+    timeout: Duration,
+
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Names of patterns, as fio has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub enum ReadWrite {
+    Read,
+    Write,
+    RandRead,
+    RandWrite,
+    RandRw,
+}
+
+impl ReadWrite {
+    pub const fn pattern(self) -> Pattern {
+        match self {
+            Self::Read => Pattern::Read,
+            Self::Write => Pattern::Write,
+            Self::RandRead => Pattern::RandRead,
+            Self::RandWrite => Pattern::RandWrite,
+            Self::RandRw => Pattern::RandRw,
+        }
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let rw = arguments.rw.pattern();
+    if (rw.writes() || arguments.verify) && !arguments.write_ok {
+        let what = if rw.writes() { "this --rw" } else { "--verify" };
+        let why =
+            format!("{what} overwrites what is on the namespace; say --write-ok if that is meant");
+        return Err(Failure::Usage(why));
+    }
+    let interrupted = interruption()?;
+    let host = nvme_host_examples::host::new()?;
+    host.set_delayed_removal(nvme_mpath::DelayedRemoval::like_linux(Window::from(
+        arguments.window,
+    )));
+    let events = host.events(4096);
+    let head = connect(&host, arguments)?;
+    // What the connecting had to tell is known.
+    while events.try_next().is_some() {}
+    let mut session = Session {
+        screen: Screen::stderr(),
+        begun: Instant::now(),
+        events,
+        head: Arc::clone(&head),
+        interrupted,
+    };
+    let report = session.work(&host, arguments)?;
+    session.screen.clear();
+    drop(session);
+    if arguments.json {
+        print_json(&report.to_json());
+    } else {
+        report.print();
+    }
+    for error in &report.errors {
+        eprintln!("nvmeh: {error}");
+    }
+    drop(head);
+    host.shutdown_forced(Duration::from_secs(5))?;
+    if report.is_good() { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// Connects to all URLs, and finds the head.
+fn connect(host: &Host, arguments: &Arguments) -> Result<Arc<Head>, Failure> {
+    let mut options = controller_options(arguments.timeout);
+    options.max_io_queues = arguments.channels;
+    let mut nqn: Option<Nqn> = None;
+    for url in &arguments.urls {
+        let controller = host.connect(url, options.clone())?;
+        controller.wait_ready(arguments.timeout)?;
+        let Some(info) = controller.info() else { continue };
+        let known = nqn.get_or_insert_with(|| info.subnqn.clone());
+        if *known != info.subnqn {
+            let why = format!("{} and {known} are two subsystems, not two paths", info.subnqn);
+            return Err(Failure::Usage(why));
+        }
+    }
+    let mut heads = host.heads();
+    heads.sort_by_key(|h| h.nsid());
+    let found = heads.iter().find(|h| arguments.nsid.is_none_or(|nsid| h.nsid() == nsid));
+    found.cloned().ok_or_else(|| {
+        let there: Vec<_> = heads.iter().map(|h| h.nsid().to_string()).collect();
+        let there = if there.is_empty() { "none".into() } else { there.join(", ") };
+        let what = arguments.nsid.map_or("no namespace".into(), |n| format!("no namespace {n}"));
+        Failure::Failed(format!("{what} (there are: {there})"))
+    })
+}
+
+/// One run, and what it is watched with.
+struct Session {
+    screen: Screen<std::io::Stderr>,
+    begun: Instant,
+    events: Events,
+    head: Arc<Head>,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Session {
+    fn work(&mut self, host: &Host, arguments: &Arguments) -> Result<Report, Failure> {
+        let pattern = arguments.rw.pattern();
+        let mut orders = Orders::default();
+        orders.stop_on_failure = true;
+        orders.fill_first = arguments.verify && !pattern.writes();
+        let orders = Arc::new(orders);
+        let plans = plan::plans(arguments, &self.head.geometry())?;
+        let failovers = self.head.stats().failovers;
+        let mut workers = Vec::new();
+        for plan in plans {
+            let mut options = ChannelOptions::default();
+            options.depth = plan.depth;
+            let channel = host.channel(options)?;
+            workers.push(Handle::start(
+                channel,
+                Arc::clone(&self.head),
+                plan,
+                Arc::clone(&orders),
+            )?);
+        }
+        let mut meter = Meter::new(workers.iter().map(|w| Arc::clone(w.progress())).collect());
+
+        if orders.fill_first {
+            self.watch(&mut meter, "writing everything once", Meter::all_filled);
+        }
+        let (since, before) = (Instant::now(), (meter.completed(), meter.bytes()));
+        self.watch(&mut meter, "", |_| since.elapsed() >= arguments.time);
+        let time = since.elapsed();
+        let (completed, bytes) = (meter.completed() - before.0, meter.bytes() - before.1);
+        if arguments.verify {
+            orders.sweep();
+            self.watch(&mut meter, "reading everything back", |m| m.sweeps() > 0);
+        }
+        orders.stop();
+        if self.is_interrupted() {
+            // Whoever waits for a path is not waited for.
+            self.head.set_fail_if_no_path(true);
+        }
+        self.drain(&mut meter);
+
+        let mut errors: Vec<String> = Vec::new();
+        errors.extend(meter.first_failure().map(|e| e.to_string()));
+        errors.extend(meter.removal().map(|e| e.to_string()));
+        let mut tally = Tally::default();
+        for worker in workers {
+            let ended = worker.join().map_err(|_| Failure::Failed("a worker panicked".into()))?;
+            tally.add(&ended.tally);
+            errors.extend(ended.refused.map(|r| r.to_string()));
+        }
+        Ok(Report {
+            head: self.head.name().to_owned(),
+            rw: format!("{:?}", arguments.rw).to_ascii_lowercase(),
+            bs: arguments.bs,
+            qd: arguments.qd,
+            channels: arguments.channels,
+            verify: arguments.verify,
+            tally,
+            completed,
+            bytes,
+            time,
+            failovers: self.head.stats().failovers - failovers,
+            errors,
+        })
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+    }
+
+    /// Shows what happens until it is over, one way or another.
+    fn watch(&mut self, meter: &mut Meter, what: &str, over: impl Fn(&Meter) -> bool) {
+        while !over(meter) && !meter.all_ended() && !self.is_interrupted() {
+            self.show(meter, what);
+        }
+    }
+
+    /// Waits for the workers, who were told to stop.
+    fn drain(&mut self, meter: &mut Meter) {
+        while !meter.all_ended() {
+            if self.is_interrupted() {
+                self.head.set_fail_if_no_path(true);
+            }
+            self.show(meter, "waiting for the last requests");
+        }
+    }
+
+    /// Tells events, and how it goes, for the moment of one frame.
+    fn show(&mut self, meter: &mut Meter, what: &str) {
+        if let Some(event) = self.events.next_timeout(Duration::from_millis(50))
+            && let Some((about, text)) = describe(&event.event)
+        {
+            let at = self.begun.elapsed().as_secs_f64();
+            let who = match about {
+                About::Path(address) => address,
+                About::Head => self.head.name(),
+                About::Events => "events",
+            };
+            self.screen.line(&format!("{at:7.3} s  {who}  {text}"));
+        }
+        let (at, sample) = (self.begun.elapsed().as_secs_f64(), meter.sample());
+        let sep = if what.is_empty() { "" } else { ": " };
+        let line = format!("{at:5.1} s  {what}{sep}{sample}");
+        self.screen.live(&line);
+    }
+}

@@ -1,0 +1,71 @@
+//! What `nvmeh io` was asked to do, made to fit a namespace.
+
+use nvme_host_examples::size::human;
+use nvme_host_examples::workload::Plan;
+use nvme_mpath::Geometry;
+
+use crate::Failure;
+use crate::io::Arguments;
+
+/// Largest region that is verified unless more is asked for: it is read back at the end, and every
+/// block costs eight bytes of memory.
+const VERIFIED: u64 = 256 << 20;
+
+/// The plan of each channel.
+pub fn plans(arguments: &Arguments, geometry: &Geometry) -> Result<Vec<Plan>, Failure> {
+    let usage = |why: String| Err(Failure::Usage(why));
+    let unit = u64::from(geometry.block_size);
+    if geometry.metadata_size != 0 {
+        return Err(Failure::Failed("namespaces with metadata cannot be read or written".into()));
+    }
+    if geometry.read_only && (arguments.rw.pattern().writes() || arguments.verify) {
+        return Err(Failure::Failed("the namespace is read-only".into()));
+    }
+    let total = geometry.blocks.saturating_mul(unit);
+    for (name, value) in [
+        ("--bs", Some(arguments.bs)),
+        ("--size", arguments.size),
+        ("--offset", Some(arguments.offset)),
+    ] {
+        if let Some(value) = value.filter(|v| v % unit != 0) {
+            return usage(format!("{name} {value} is no multiple of the block size, {unit} bytes"));
+        }
+    }
+    if arguments.bs == 0 {
+        return usage("--bs must not be 0".into());
+    }
+    if arguments.bs > geometry.max_transfer as u64 {
+        let most = human(geometry.max_transfer as u64);
+        return usage(format!("--bs {}: one request can move {most} at most", human(arguments.bs)));
+    }
+    let Some(room) = total.checked_sub(arguments.offset).filter(|r| *r > 0) else {
+        let (offset, end) = (human(arguments.offset), human(total));
+        return usage(format!("--offset {offset} lies past the end of the namespace, {end}"));
+    };
+    let most = if arguments.verify { room.min(VERIFIED) } else { room };
+    let bytes = arguments.size.unwrap_or(most);
+    if bytes > room {
+        let (bytes, offset, end) = (human(bytes), human(arguments.offset), human(total));
+        return usage(format!("--size {bytes} from {offset} on reaches past the end, {end}"));
+    }
+    let plan = Plan {
+        pattern: arguments.rw.pattern(),
+        first: arguments.offset / unit,
+        blocks: bytes / unit,
+        block_size: geometry.block_size as usize,
+        request_blocks: arguments.bs / unit,
+        aligned: true,
+        verify: arguments.verify,
+        depth: arguments.qd.into(),
+        seed: nvme_host_examples::host::seed(),
+    };
+    match plan.split(arguments.channels.into()) {
+        Some(plans) => Ok(plans),
+        None => usage(format!(
+            "{} are too few for {} channels and requests of {}",
+            human(bytes),
+            arguments.channels,
+            human(arguments.bs)
+        )),
+    }
+}

@@ -1,0 +1,95 @@
+//! `nvmeh target`.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nvme_host_examples::size;
+use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
+use serde_json::json;
+
+use crate::{Failure, interruption, print_json};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Address to listen on, such as 127.0.0.1:4420; port 0 takes a free one; one for each path
+    #[arg(long, required = true, num_args = 1.., value_name = "ADDR:PORT")]
+    listen: Vec<String>,
+
+    /// Name of the subsystem
+    #[arg(long, default_value = "nqn.2026-01.org.example:nvmeh")]
+    nqn: String,
+
+    /// Namespaces: a size (such as 1G) for one in memory, or a file or block device that exists
+    #[arg(long, required = true, num_args = 1.., value_name = "SIZE|FILE")]
+    ns: Vec<String>,
+
+    /// Bytes in a block: 512 or 4096
+    #[arg(long, default_value_t = 4096)]
+    block_size: u32,
+
+    /// Threads that serve connections
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+
+    /// Print a JSON object when the target is ready
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let interrupted = interruption()?;
+    let mut subsystem =
+        SubsystemConfig::new(&arguments.nqn).map_err(|e| Failure::Usage(e.to_string()))?;
+    let mut namespaces = Vec::new();
+    for (spec, nsid) in arguments.ns.iter().zip(1u32..) {
+        let (namespace, bytes) = namespace(nsid, spec)?;
+        subsystem = subsystem.namespace(namespace.block_size(arguments.block_size));
+        namespaces.push(json!({ "nsid": nsid, "bytes": bytes, "what": spec }));
+    }
+    let mut builder = Target::builder().subsystem(subsystem).threads(arguments.threads);
+    for address in &arguments.listen {
+        builder = builder.listen(address);
+    }
+    let target = builder.start()?;
+    let mut urls = Vec::new();
+    for listener in 0..arguments.listen.len() {
+        urls.push(format!("tcp://{}/{}", target.addr(listener)?, arguments.nqn));
+    }
+    if arguments.json {
+        print_json(&json!({
+            "nqn": arguments.nqn,
+            "urls": urls,
+            "block_size": arguments.block_size,
+            "namespaces": namespaces,
+        }));
+    } else {
+        urls.iter().for_each(|url| println!("{url}"));
+        eprintln!("{} namespace(s), ready; stop with Ctrl-C", namespaces.len());
+    }
+    while !interrupted.load(Ordering::Acquire) {
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// A namespace as it was asked for, and its size in bytes.
+fn namespace(nsid: u32, spec: &str) -> Result<(NamespaceConfig, u64), Failure> {
+    match size::parse(spec) {
+        Ok(0) => Err(Failure::Usage(format!("namespace {nsid}: of size zero"))),
+        Ok(bytes) => Ok((NamespaceConfig::memory(nsid, bytes), bytes)),
+        // It begins like a size, and no such file exists: meant as a size.
+        Err(why) if spec.starts_with(|c: char| c.is_ascii_digit()) && !Path::new(spec).exists() => {
+            Err(Failure::Usage(format!("namespace {nsid}: {why}")))
+        }
+        Err(_) => {
+            let failed = |e: std::io::Error| Failure::Failed(format!("{spec}: {e}"));
+            // Opened here so that a file that is missing is not made, and a block device has a size.
+            let mut file = std::fs::File::open(spec).map_err(failed)?;
+            let bytes =
+                std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(failed)?;
+            let namespace = NamespaceConfig::file(nsid, spec, Some(bytes)).map_err(failed)?;
+            Ok((namespace, bytes))
+        }
+    }
+}
