@@ -18,7 +18,8 @@ pub enum FaultAction {
     CloseOnAccept,
     /// The connection's ICResp is malformed.
     BadIcResp(BadIcResp),
-    /// The command is never executed and never answered; data for it is not asked for.
+    /// The command is never executed and never answered, as if it had been lost on its way: data for it is not asked
+    /// for, and it does not count as a sign of life for the keep alive timer.
     Drop,
     /// The command is executed and never answered.
     DropAnswer,

@@ -70,10 +70,7 @@ impl Core {
     pub fn capsule(&mut self, sqe: &Sqe, data: &[u8], damaged: bool) -> Result<(), Fatal> {
         let cid = sqe.cid.get();
         let qid = match &self.binding {
-            Some(binding) => {
-                binding.shared.note_traffic();
-                binding.qid
-            }
+            Some(binding) => binding.qid,
             None if sqe.fabrics_type() == Some(FabricsType::CONNECT) => {
                 ConnectCommand::from(*sqe).qid.get()
             }
@@ -89,6 +86,9 @@ impl Core {
                 return Ok(());
             }
             _ => {}
+        }
+        if let Some(binding) = &self.binding {
+            binding.shared.note_traffic();
         }
         let place = match self.place(sqe, data)? {
             Ok(place) => place,

@@ -43,11 +43,13 @@ pub(crate) struct Slots {
     free: Vec<u16>,
     /// Buffers of finished commands, so that a steady load allocates nothing.
     buffers: Vec<Vec<u8>>,
+    /// Bytes of those.
+    kept: usize,
     serial: u64,
 }
 
-/// Buffers kept for the next commands.
-const BUFFERS_KEPT: usize = 256;
+/// Bytes of buffers kept for the next commands, by capacity.
+const KEPT_MAX: usize = 32 << 20;
 
 impl Slots {
     pub fn len(&self) -> usize {
@@ -64,6 +66,7 @@ impl Slots {
     ) -> Option<u16> {
         self.serial += 1;
         let mut data = self.buffers.pop().unwrap_or_default();
+        self.kept -= data.capacity();
         data.resize(len as usize, 0);
         let slot = Slot {
             sqe,
@@ -109,7 +112,8 @@ impl Slots {
 
     /// Gives a finished command's buffer back.
     pub fn recycle(&mut self, data: Vec<u8>) {
-        if self.buffers.len() < BUFFERS_KEPT {
+        if self.kept + data.capacity() <= KEPT_MAX {
+            self.kept += data.capacity();
             self.buffers.push(data);
         }
     }

@@ -7,8 +7,8 @@ use nvme_core::spec::command::GetLogPage;
 use nvme_core::spec::fabrics::{PropertySize, property};
 use nvme_core::spec::log::{AnaLog, lid};
 use nvme_core::spec::opcode::{AdminOpcode, FabricsType, NvmOpcode};
-use nvme_core::spec::tcp::{DigestFlags, IcReq, PduFlags, PduType};
-use nvme_core::spec::{BlockCount, Sqe, Status};
+use nvme_core::spec::tcp::{CapsuleCmd, DigestFlags, IcReq, PduFlags, PduType};
+use nvme_core::spec::{BlockCount, SglDescriptor, Sqe, Status};
 use nvme_target::{BadIcResp, BadPdu, FaultAction, FaultId, FaultRule, Target};
 use zerocopy::IntoBytes;
 
@@ -356,4 +356,19 @@ fn rules_pick_fabrics_commands_and_controllers() {
     target.add_fault(rule.controller(other.cntlid).nsid(1));
     works(&mut queue);
     assert!(others.run(read()).status().is(Status::INTERNAL_ERROR));
+}
+
+#[test]
+fn a_host_whose_commands_are_all_lost_is_given_up() {
+    let target = target();
+    let mut host = Host::with(target.addr(0).unwrap(), NQN, DigestFlags::empty(), 200);
+    target.add_fault(FaultRule::new(FaultAction::Drop).listener(0));
+    let mut keep_alive = Sqe::keep_alive();
+    keep_alive.set_sgl(SglDescriptor::transport(0));
+    let capsule = CapsuleCmd::new(keep_alive);
+    until("the association ends", || {
+        // fails once the connection is closed
+        let _ = host.admin.socket.write_all(capsule.as_bytes());
+        target.first_subsystem().unwrap().controllers().is_empty()
+    });
 }
