@@ -193,7 +193,7 @@ pub enum HostError {
     #[error(transparent)]
     Controller(#[from] ControllerError),
     /// The controller is gone for good.
-    #[error("{address}: controller removed: {cause:?}")]
+    #[error("{address}: controller given up: {cause}")]
     Removed {
         /// The path.
         address: String,

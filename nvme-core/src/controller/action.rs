@@ -1,5 +1,6 @@
 //! What a controller asks of its driver, and what it tells.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::ana::AnaSnapshot;
@@ -202,7 +203,7 @@ pub enum ControllerError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// A command was answered with an error.
-    #[error("{address}: {command}: {status}")]
+    #[error("{address}: {command}: {}", answer(command, *status))]
     Command {
         /// The path.
         address: String,
@@ -247,6 +248,27 @@ pub enum ControllerError {
         /// Who asked, and why.
         reason: String,
     },
+}
+
+/// The status as text. Fabrics commands share their status codes with others; the command tells which
+/// of the two meanings it is.
+fn answer(command: &str, status: Status) -> String {
+    match status.fabrics_name() {
+        Some(name) if command.starts_with("Connect") || command.starts_with("Property") => {
+            format!("{name} (SCT {:X}h SC {:02X}h)", status.sct(), status.sc())
+        }
+        _ => status.to_string(),
+    }
+}
+
+impl fmt::Display for RemovedCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deleted => f.write_str("disconnected"),
+            Self::LossTimeout => f.write_str("it did not come back within ctrl_loss_tmo"),
+            Self::Refused(error) => write!(f, "it refuses: {error}"),
+        }
+    }
 }
 
 /// What Identify Controller and the registers say, as far as the layers above need it.

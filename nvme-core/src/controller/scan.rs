@@ -74,12 +74,10 @@ impl Controller {
             self.link.scan.again = true;
             return;
         }
-        if self.link.identified.as_ref().is_none_or(|id| id.discovery) {
-            return;
-        }
+        let Some(identified) = &self.link.identified else { return };
         self.link.scan.retry_at = None;
-        if self.info.as_ref().is_none_or(|info| info.io_queues == 0) {
-            // Namespaces without a queue to reach them by are of no use.
+        if identified.discovery || self.info.as_ref().is_none_or(|info| info.io_queues == 0) {
+            // There are no namespaces, or none that could be reached without a queue.
             self.emit(ControllerEvent::ScanDone);
             return;
         }
