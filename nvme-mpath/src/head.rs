@@ -259,7 +259,8 @@ impl Head {
                 Phase::Live if awaited => NoPath::Park,
                 Phase::Live => NoPath::Fail,
             };
-            self.view.publish(HeadView { geometry, paths, no_path });
+            let more_may_come = inner.paths.iter().any(|p| p.awaited && !p.usable());
+            self.view.publish(HeadView { geometry, paths, no_path, more_may_come });
         });
     }
 }

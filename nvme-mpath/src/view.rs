@@ -56,6 +56,8 @@ pub(crate) struct HeadView {
     pub(crate) geometry: Geometry,
     pub(crate) paths: Box<[PathView]>,
     pub(crate) no_path: NoPath,
+    /// There are paths that cannot be used now and may be usable later.
+    pub(crate) more_may_come: bool,
 }
 
 /// Where the current [`HeadView`] is found.

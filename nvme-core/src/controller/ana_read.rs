@@ -34,6 +34,8 @@ pub(super) struct AnaReader {
     reading: Option<Reading>,
     /// Something changed while the log was being read.
     again: bool,
+    /// The next reading is told even if the log is as it was.
+    asked: bool,
     retry_at: Option<Instant>,
     retries: u32,
     known: Option<Arc<AnaSnapshot>>,
@@ -121,6 +123,13 @@ impl Controller {
             self.link.ana.retry_at = None;
             self.read_ana_from_start(now, 0);
         }
+    }
+
+    /// Reads the ANA log and tells it, also if it is as it was: for whoever got an ANA error, and
+    /// must not use the path before the log has been looked at.
+    pub fn confirm_ana(&mut self, now: Instant) {
+        self.link.ana.asked = true;
+        self.reread_ana(now);
     }
 
     fn may_read_ana(&self) -> bool {
@@ -236,9 +245,12 @@ impl Controller {
     }
 
     fn tell_ana(&mut self, snapshot: AnaSnapshot) {
-        if self.link.ana.known.as_deref() != Some(&snapshot) {
+        let ana = &mut self.link.ana;
+        // Whoever asked did so before the reading that comes next, if one does.
+        let asked = !ana.again && std::mem::take(&mut ana.asked);
+        if asked || ana.known.as_deref() != Some(&snapshot) {
             let snapshot = Arc::new(snapshot);
-            self.link.ana.known = Some(snapshot.clone());
+            ana.known = Some(snapshot.clone());
             self.emit(ControllerEvent::Ana(snapshot));
         }
     }

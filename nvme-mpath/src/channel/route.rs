@@ -53,8 +53,9 @@ pub(super) fn choose(known: &mut Known, queues: &mut Queues) -> Route {
             return Route::Full;
         }
     }
+    let hopeless = !missing && !known.view.more_may_come && known.avoided.is_empty();
     match granted {
-        Some(granted) if !missing && known.avoided.is_empty() => Route::Refused { granted },
+        Some(granted) if hopeless => Route::Refused { granted },
         _ => Route::None,
     }
 }

@@ -146,7 +146,7 @@ impl Control {
             }
         });
         if let Some(slot) = self.slots[at].as_mut() {
-            slot.machine.reread_ana(now);
+            slot.machine.confirm_ana(now);
             self.drain(at, now);
         }
     }
@@ -257,7 +257,8 @@ impl Control {
         let name = format!("{subnqn}/{nsid}");
         let windows = *self.shared.delayed_removal.lock();
         let geometry = geometry_of(std::slice::from_ref(&path));
-        let view = HeadView { geometry, paths: Box::default(), no_path: NoPath::Park };
+        let (paths, no_path, more_may_come) = (Box::default(), NoPath::Park, true);
+        let view = HeadView { geometry, paths, no_path, more_may_come };
         let head = Arc::new(Head {
             index,
             subnqn: subnqn.clone(),

@@ -19,7 +19,7 @@ use nvme_mpath::ControllerOptions;
 
 /// NVMe over TCP from user space: discover, list, verified I/O, and a software target.
 ///
-/// A URL is tcp://HOST[:PORT]/NQN, with parameters such as ?hdgst=1&ddgst=1; without an NQN it means
+/// A URL is `tcp://HOST[:PORT]/NQN`, with parameters such as ?hdgst=1&ddgst=1; without an NQN it means
 /// the discovery subsystem.
 ///
 /// Exit status: 0 good, 1 something failed or was found to be wrong, 2 wrong usage.
