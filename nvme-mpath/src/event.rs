@@ -203,14 +203,19 @@ impl Events {
     /// The next event, waited for at most `limit`.
     #[must_use]
     pub fn next_timeout(&self, limit: Duration) -> Option<TimedEvent> {
-        let until = std::time::Instant::now() + limit;
+        // A time that the clock cannot name is never reached.
+        let until = std::time::Instant::now().checked_add(limit);
         let mut queue = self.shared.queue.lock();
         loop {
             if let Some(event) = take(&mut queue) {
                 return Some(event);
             }
-            if self.shared.arrived.wait_until(&mut queue, until).timed_out() {
-                return take(&mut queue);
+            match until {
+                Some(until) if self.shared.arrived.wait_until(&mut queue, until).timed_out() => {
+                    return take(&mut queue);
+                }
+                Some(_) => {}
+                None => self.shared.arrived.wait(&mut queue),
             }
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct Path {
     pub(crate) address: Arc<str>,
     pub(crate) association: AssociationId,
     pub(crate) info: Arc<NamespaceInfo>,
+    /// Moves with each report of a namespace, on any path: the highest is the newest.
+    pub(crate) reported: u64,
     /// The controller is live and the namespace was identified on this association.
     pub(crate) ready: bool,
     pub(crate) ana: AnaState,
@@ -267,7 +269,7 @@ impl Head {
 
 /// The shape of a namespace: the newest report of it; the transfer limit is the least of all.
 pub(crate) fn geometry_of(paths: &[Path]) -> Geometry {
-    let newest = paths.iter().rev().find(|p| p.ready).or(paths.last());
+    let newest = paths.iter().max_by_key(|p| p.reported);
     let info = newest.map(|p| Arc::clone(&p.info));
     let (block_size, blocks, read_only, metadata_size) =
         info.map_or((512, 0, true, 0), |i| (i.block_size, i.blocks, i.read_only, i.metadata_size));

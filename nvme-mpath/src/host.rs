@@ -23,6 +23,9 @@ use crate::options::{ChannelOptions, ControllerOptions, HostOptions};
 use crate::pin::{PinGuard, PinHolder, PinLedger, PinReason, PinsClosed};
 use crate::window::DelayedRemoval;
 
+/// Longest single wait; longer ones are made of several.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
 /// What all handles of a host have in common.
 pub(crate) struct Shared {
     pub(crate) options: HostOptions,
@@ -54,16 +57,20 @@ impl Shared {
         limit: Duration,
         mut look: impl FnMut() -> Option<R>,
     ) -> Option<R> {
-        let until = std::time::Instant::now() + limit;
+        let began = std::time::Instant::now();
         let mut progress = self.progress.lock();
         loop {
+            // Read before the look: what was done before the end is found.
+            let ended = self.ended.load(Ordering::Acquire);
             if let Some(found) = look() {
                 return Some(found);
             }
-            let left = until.saturating_duration_since(std::time::Instant::now());
-            if left.is_zero() {
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() || ended {
                 return None;
             }
+            // A condition variable cannot wait for ever.
+            let left = left.min(LONGEST_WAIT);
             if self.options.control_thread {
                 self.progressed.wait_for(&mut progress, left);
             } else {
@@ -79,7 +86,7 @@ impl Shared {
         self.progressed.notify_all();
     }
 
-    fn drive(&self, limit: Duration) -> bool {
+    pub(crate) fn drive(&self, limit: Duration) -> bool {
         let mut control = self.control.lock();
         let goes_on = control.as_mut().is_some_and(|c| c.turn(limit));
         if !goes_on {
@@ -306,9 +313,9 @@ impl Host {
     pub fn shutdown_forced(&self, limit: Duration) -> Result<(), HostError> {
         self.shared.ledger.close();
         self.end();
-        let until = std::time::Instant::now() + limit;
+        let began = std::time::Instant::now();
         while self.pin_count() > 0 {
-            if std::time::Instant::now() >= until {
+            if began.elapsed() >= limit {
                 return Err(HostError::Busy(self.pins()));
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -334,7 +341,10 @@ impl Drop for Host {
         self.shared.commands.send(Command::Orphaned);
         if !self.shared.options.control_thread {
             // Nobody is left to drive it; and it refers to what refers to it.
-            *self.shared.control.lock() = None;
+            let control = self.shared.control.lock().take();
+            if let Some(mut control) = control {
+                control.abandon();
+            }
         }
     }
 }

@@ -158,6 +158,19 @@ impl ChannelShared {
         self.notify();
     }
 
+    /// Takes back what was sent about an association and not read: its queue is dropped here.
+    /// Returns whether there was one.
+    pub(crate) fn retract(&self, association: AssociationId) -> bool {
+        let mut letters = self.letters.lock();
+        let is =
+            |l: &Letter| matches!(l, Letter::QueueUp { association: a, .. } if *a == association);
+        let queue = letters.iter().position(is).map(|at| letters.remove(at));
+        let stale = |l: &Letter| matches!(l, Letter::QueueRefused { association: a, .. } if a.slot == association.slot);
+        letters.retain(|letter| !stale(letter));
+        drop(letters);
+        queue.is_some()
+    }
+
     /// Says that something changed. One wake-up until the channel has looked.
     pub(crate) fn notify(&self) {
         if !self.pending.swap(true, Ordering::AcqRel) {

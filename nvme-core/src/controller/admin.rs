@@ -157,6 +157,11 @@ impl AdminTable {
         }
     }
 
+    /// Forgets the commands of an I/O queue that has been dropped.
+    pub(super) fn forget_queue(&mut self, qid: u16) {
+        self.in_flight.retain(|_, f| f.qid != qid);
+    }
+
     /// Forgets all commands but passthrough, whose owners are waiting; returns those that had not
     /// been sent.
     pub(super) fn forget_own(&mut self) -> VecDeque<Waiting> {

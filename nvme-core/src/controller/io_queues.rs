@@ -62,12 +62,25 @@ impl Controller {
     }
 
     /// The channel that needed I/O queue `qid` has dropped it, or does not need it any more. What
-    /// happens to the queue is then of no interest.
-    pub fn unwant_queue(&mut self, qid: u16) {
-        if self.wanted.remove(&qid)
-            && let Some(queue @ IoQueue::Live) = self.link.io.queues.get_mut(&qid)
-        {
-            *queue = IoQueue::Left;
+    /// happens to the queue is then of no interest. Over fabrics the driver drops a queue that is
+    /// still being opened, and nothing more is heard of it.
+    pub fn unwant_queue(&mut self, now: Instant, qid: u16) {
+        if !self.wanted.remove(&qid) {
+            return;
+        }
+        match self.link.io.queues.get_mut(&qid) {
+            Some(queue @ IoQueue::Live) => *queue = IoQueue::Left,
+            Some(IoQueue::Opening(_) | IoQueue::Starting(_))
+                if self.link.kind == TransportKind::Fabrics =>
+            {
+                self.link.io.queues.remove(&qid);
+                self.admin.forget_queue(qid);
+                let opens =
+                    |a: &Action| matches!(a, Action::OpenQueue(params) if params.qid == qid);
+                self.actions.retain(|action| !opens(action));
+                self.io_queue_settled(now);
+            }
+            _ => {}
         }
     }
 

@@ -238,7 +238,7 @@ fn queues_wanted_later_are_opened_while_live() {
     rig.settle();
     assert!(rig.live_queues.contains(&3));
     // One that its owner dropped may fail without harm, and can be had again.
-    rig.ctrl.unwant_queue(3);
+    rig.ctrl.unwant_queue(rig.now, 3);
     rig.ctrl.queue_failed(rig.now, 3, crate::rig::lost());
     rig.settle();
     assert_eq!(rig.ctrl.state(), State::Live);
@@ -251,7 +251,7 @@ fn queues_wanted_later_are_opened_while_live() {
 #[test]
 fn in_memory_a_queue_is_deleted_before_it_is_created_again() {
     let mut rig = Rig::live(Model::memory());
-    rig.ctrl.unwant_queue(2);
+    rig.ctrl.unwant_queue(rig.now, 2);
     rig.live_queues.remove(&2);
     rig.seen.clear();
     rig.ctrl.want_queue(rig.now, 2);

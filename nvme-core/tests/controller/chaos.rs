@@ -113,7 +113,7 @@ impl Chaos {
             7 => rig.ctrl.reread_ana(now),
             8 => rig.ctrl.want_queue(now, qid),
             9 => {
-                rig.ctrl.unwant_queue(qid);
+                rig.ctrl.unwant_queue(rig.now, qid);
                 rig.live_queues.remove(&qid);
             }
             10..=12 => {

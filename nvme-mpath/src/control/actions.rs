@@ -192,7 +192,7 @@ impl Control {
         Some(own)
     }
 
-    fn tear_down(&mut self, at: usize, now: Instant) {
+    pub(super) fn tear_down(&mut self, at: usize, now: Instant) {
         let Some(slot) = self.slots[at].as_mut() else { return };
         if let Some(mut association) = slot.association.take() {
             association.kill();
@@ -205,10 +205,17 @@ impl Control {
         let handed = std::mem::take(&mut slot.map.handed);
         slot.map.releasing.clear();
         for (channel, _) in handed.into_values() {
-            if let Some(letters) = self.channels.get(&channel) {
+            // A channel that is not polled does not collect dead queues.
+            if let Some(letters) = self.channels.get(&channel)
+                && !letters.retract(slot.id)
+            {
                 letters.send(Letter::QueueDown(slot.id));
                 slot.map.releasing.insert(channel);
             }
+        }
+        if self.shutting_down {
+            // Nothing follows that would have to wait.
+            slot.map.releasing.clear();
         }
         slot.teardown_by = Some(now + TEARDOWN_LIMIT);
         self.set_paths_unready(at, now);
@@ -267,7 +274,7 @@ impl Control {
                 if tell {
                     self.emit(now, &Event::ControllerState { controller, address, from, to });
                 }
-                self.set_awaited(at, now);
+                self.state_changed(at, to, now);
             }
             ControllerEvent::Identified(info) => {
                 slot.status.facts.lock().info = Some(Arc::clone(&info));
@@ -307,7 +314,7 @@ impl Control {
                 self.set_awaited(at, now);
             }
             ControllerEvent::QueueUnavailable { qid, granted } => {
-                self.queue_refused(at, qid, granted);
+                self.queue_refused(at, qid, granted, now);
             }
             ControllerEvent::Admin(result) => {
                 if let Some(reply) = slot.admin.remove(&result.user) {
@@ -341,7 +348,7 @@ impl Control {
         }
     }
 
-    fn controller_removed(&mut self, at: usize, cause: RemovedCause, now: Instant) {
+    pub(super) fn controller_removed(&mut self, at: usize, cause: RemovedCause, now: Instant) {
         let Some(slot) = self.slots[at].as_mut() else { return };
         let (controller, address) = (slot.status.id, Arc::clone(&slot.status.address));
         let deleted = cause == RemovedCause::Deleted;

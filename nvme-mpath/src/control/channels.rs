@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crossbeam_utils::CachePadded;
+use nvme_core::controller::State;
 use nvme_core::time::Instant;
 
 use super::Control;
@@ -13,6 +14,10 @@ use crate::mailbox::{ChannelShared, Letter};
 impl Control {
     pub(super) fn channel_opened(&mut self, channel: Arc<ChannelShared>, now: Instant) {
         let id = channel.id;
+        if self.shutting_down {
+            channel.send(Letter::Shutdown);
+            return;
+        }
         self.channels.insert(id, channel);
         for at in 0..self.slots.len() {
             self.assign(at, id, now);
@@ -28,12 +33,18 @@ impl Control {
             slot.map.refused.remove(&id);
             if let Some(qid) = slot.map.assigned.remove(&id) {
                 slot.map.handed.remove(&qid);
-                slot.machine.unwant_queue(qid);
                 self.forget_queue(at, qid);
+                self.unwant(at, qid, now);
                 self.give_to_refused(at, qid, now);
             }
             self.finish_teardown(at, now);
             self.drain(at, now);
+        }
+    }
+
+    fn unwant(&mut self, at: usize, qid: u16, now: Instant) {
+        if let Some(slot) = self.slots[at].as_mut() {
+            slot.machine.unwant_queue(now, qid);
         }
     }
 
@@ -50,7 +61,7 @@ impl Control {
     pub(super) fn assign_all(&mut self, at: usize, now: Instant) {
         let Some(slot) = self.slots[at].as_mut() else { return };
         for (_, qid) in slot.map.assigned.drain() {
-            slot.machine.unwant_queue(qid);
+            slot.machine.unwant_queue(now, qid);
         }
         slot.map.refused.clear();
         slot.map.next_qid = 1;
@@ -65,7 +76,8 @@ impl Control {
         let map = &mut slot.map;
         let used = |qid: &u16| map.assigned.values().any(|q| q == qid);
         // Past the last fresh identifier, one that was used and given back will do.
-        let limit = slot.options.max_io_queues;
+        let granted = slot.info.as_ref().filter(|_| slot.machine.state() == State::Live);
+        let limit = granted.map_or(slot.options.max_io_queues, |info| info.io_queues);
         let qid = match map.next_qid {
             next if next <= limit => next,
             next => (1..=limit).find(|q| !used(q)).unwrap_or(next),
@@ -76,13 +88,23 @@ impl Control {
     }
 
     /// The controller does not grant as many queues as there are channels.
-    pub(super) fn queue_refused(&mut self, at: usize, qid: u16, granted: u16) {
+    pub(super) fn queue_refused(&mut self, at: usize, qid: u16, granted: u16, now: Instant) {
         let Some(slot) = self.slots[at].as_mut() else { return };
         let owner = slot.map.assigned.iter().find(|(_, q)| **q == qid).map(|(id, _)| *id);
         let Some(id) = owner else { return };
+        slot.machine.unwant_queue(now, qid);
         slot.map.assigned.remove(&id);
+        // A channel may have closed since the identifiers were given out.
+        let used = |qid: &u16| slot.map.assigned.values().any(|q| q == qid);
+        if let Some(free) = (1..=granted).find(|q| !used(q)) {
+            slot.map.assigned.insert(id, free);
+            slot.machine.want_queue(now, free);
+            return;
+        }
         slot.map.refused.insert(id);
         if let Some(channel) = self.channels.get(&id) {
+            // An older refusal, if it was not read, says nothing any more.
+            let _ = channel.retract(slot.id);
             channel.send(Letter::QueueRefused { association: slot.id, granted });
         }
     }

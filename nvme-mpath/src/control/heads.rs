@@ -100,19 +100,37 @@ impl Control {
         events.iter().for_each(|event| self.emit(now, event));
     }
 
-    /// Changes the paths of one controller on the heads that it belongs to.
+    /// Changes the paths of one controller on the heads that it belongs to. Heads on which nothing
+    /// has changed stay as they are.
     fn change_paths(&mut self, at: usize, now: Instant, change: impl Fn(&Slot, &mut Path)) {
         let Some(slot) = self.slots[at].as_ref() else { return };
         let heads: Vec<u32> = slot.namespaces.values().filter_map(|n| n.head).collect();
         for index in heads {
-            let Some(entry) = self.heads.get(&index) else { continue };
-            let head = Arc::clone(&entry.head);
-            if let Some(slot) = self.slots[at].as_ref() {
-                head.life.with(|inner| {
-                    let own = inner.paths.iter_mut().filter(|p| p.controller == slot.status.id);
-                    own.for_each(|p| change(slot, p));
-                });
-            }
+            self.change_path(at, index, now, &change);
+        }
+    }
+
+    fn change_path(
+        &mut self,
+        at: usize,
+        index: u32,
+        now: Instant,
+        change: impl Fn(&Slot, &mut Path),
+    ) {
+        let (Some(slot), Some(entry)) = (self.slots[at].as_ref(), self.heads.get(&index)) else {
+            return;
+        };
+        let head = Arc::clone(&entry.head);
+        let changed = head.life.with(|inner| {
+            let own = inner.paths.iter_mut().find(|p| p.controller == slot.status.id);
+            own.is_some_and(|path| {
+                let facts = |p: &Path| (p.ready, p.awaited, p.ana, p.ana_pending);
+                let before = facts(path);
+                change(slot, path);
+                facts(path) != before
+            })
+        });
+        if changed {
             self.settle(&head, now);
         }
     }
@@ -122,7 +140,16 @@ impl Control {
         self.change_paths(at, now, |_, path| path.ready = false);
     }
 
-    /// The controller's state changed: I/O may wait for it, or not.
+    /// The controller's state changed: I/O may wait for it, or not. Nothing is sent to one that is
+    /// not live: it may have been told to shut down.
+    pub(super) fn state_changed(&mut self, at: usize, to: State, now: Instant) {
+        self.change_paths(at, now, |slot, path| {
+            path.ready &= to == State::Live;
+            path.awaited = awaited(slot);
+        });
+    }
+
+    /// `fast_io_fail_tmo` has passed.
     pub(super) fn set_awaited(&mut self, at: usize, now: Instant) {
         self.change_paths(at, now, |slot, path| path.awaited = awaited(slot));
     }
@@ -140,19 +167,32 @@ impl Control {
     /// A channel got an ANA error: the path is left alone until the log has been read.
     pub(super) fn ana_error(&mut self, id: AssociationId, nsid: u32, now: Instant) {
         let Some(at) = self.find_association(id) else { return };
-        self.change_paths(at, now, |_, path| {
-            if path.association == id && path.info.nsid == nsid {
-                path.ana_pending = true;
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        let Some(index) = slot.namespaces.get(&nsid).and_then(|n| n.head) else { return };
+        if !slot.info.as_ref().is_some_and(|info| info.ana) {
+            // There is no log that could say when it is over: the channels try again.
+            if let Some(head) = self.heads.get(&index).map(|e| Arc::clone(&e.head)) {
+                self.settle(&head, now);
             }
-        });
-        if let Some(slot) = self.slots[at].as_mut() {
-            slot.machine.confirm_ana(now);
-            self.drain(at, now);
+            return;
         }
+        let pending = |p: &Path| p.controller == slot.status.id && p.ana_pending;
+        let asked = self
+            .heads
+            .get(&index)
+            .is_some_and(|entry| entry.head.life.with(|inner| inner.paths.iter().any(pending)));
+        if asked {
+            return;
+        }
+        slot.machine.confirm_ana(now);
+        self.change_path(at, index, now, |_, path| path.ana_pending |= path.association == id);
+        self.drain(at, now);
     }
 
     /// A namespace was identified on this association.
     pub(super) fn namespace_ready(&mut self, at: usize, info: Arc<NamespaceInfo>, now: Instant) {
+        self.reports += 1;
+        let reported = self.reports;
         let Some(slot) = self.slots[at].as_mut() else { return };
         let nsid = info.nsid;
         let known = slot.namespaces.get(&nsid).and_then(|n| n.head);
@@ -161,7 +201,7 @@ impl Control {
         {
             let head = Arc::clone(&entry.head);
             if head.ids == info.ids {
-                let path = path_of(slot, &info);
+                let path = path_of(slot, &info, reported);
                 slot.namespaces.insert(nsid, Namespace { info, head: Some(index) });
                 head.life.with(|inner| {
                     if let Some(own) =
@@ -181,13 +221,11 @@ impl Control {
             .is_some_and(|n| n.head.is_none());
         match self.admit(at, &info, now) {
             Ok(index) => {
-                self.refused -= usize::from(was_refused);
                 if let Some(slot) = self.slots[at].as_mut() {
                     slot.namespaces.insert(nsid, Namespace { info, head: Some(index) });
                 }
             }
             Err(reason) => {
-                self.refused += usize::from(!was_refused);
                 let Some(slot) = self.slots[at].as_mut() else { return };
                 let (controller, address) = (slot.status.id, Arc::clone(&slot.status.address));
                 slot.namespaces.insert(nsid, Namespace { info, head: None });
@@ -205,7 +243,7 @@ impl Control {
         let Some(subnqn) = slot.info.as_ref().map(|i| i.subnqn.clone()) else {
             return Err("the controller was not identified".into());
         };
-        let path = path_of(slot, info);
+        let path = path_of(slot, info, self.reports);
         let key = (subnqn, info.nsid);
         if let Some(head) = self.by_nsid.get(&key).and_then(|i| self.heads.get(i)) {
             let head = Arc::clone(&head.head);
@@ -233,7 +271,7 @@ impl Control {
                 Attached::Refused => self.finish_removal(&head, now),
             }
             let Some(slot) = self.slots[at].as_ref() else { return Err("no controller".into()) };
-            let path = path_of(slot, info);
+            let path = path_of(slot, info, self.reports);
             return self.make_head(key.0, info, path, now);
         }
         self.make_head(key.0, info, path, now)
@@ -281,8 +319,12 @@ impl Control {
         Ok(index)
     }
 
-    /// A head went: namespaces that were refused because of it get another chance.
+    /// A head went, or lost its last path: namespaces that were refused because of it get another
+    /// chance.
     pub(super) fn offer_refused(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.offer) {
+            return;
+        }
         let waiting = |s: &Slot| -> Vec<Arc<NamespaceInfo>> {
             let refused = s.namespaces.values().filter(|n| n.head.is_none());
             refused.map(|n| Arc::clone(&n.info)).collect()
@@ -302,10 +344,7 @@ impl Control {
         let Some(slot) = self.slots[at].as_mut() else { return };
         let controller = slot.status.id;
         let Some(namespace) = slot.namespaces.remove(&nsid) else { return };
-        let Some(index) = namespace.head else {
-            self.refused -= 1;
-            return;
-        };
+        let Some(index) = namespace.head else { return };
         let Some(entry) = self.heads.get(&index) else { return };
         let head = Arc::clone(&entry.head);
         match head.life.detach(|p| p.controller == controller, cause, now) {
@@ -313,6 +352,7 @@ impl Control {
             Detached::Remaining => self.settle(&head, now),
             Detached::Scheduled(timer) => {
                 self.settle(&head, now);
+                self.offer = true;
                 self.removal_scheduled(&head, timer, now);
             }
             Detached::Remove => self.finish_removal(&head, now),
@@ -321,7 +361,7 @@ impl Control {
 }
 
 /// A path by which a namespace was just found good.
-fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>) -> Path {
+fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>, reported: u64) -> Path {
     let controller = slot.info.as_deref();
     let most = controller.and_then(|i| i.max_transfer).into_iter().chain(slot.max_transfer).min();
     Path {
@@ -329,6 +369,7 @@ fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>) -> Path {
         address: Arc::clone(&slot.status.address),
         association: slot.id,
         info: Arc::clone(info),
+        reported,
         ready: true,
         ana: ana_state(slot, info),
         ana_pending: false,

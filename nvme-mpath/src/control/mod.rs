@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
-use nvme_core::controller::State;
+use nvme_core::controller::{RemovedCause, State};
 use nvme_core::nqn::Nqn;
 use nvme_core::time::{Duration, Instant, earlier};
 
@@ -46,8 +46,10 @@ pub(crate) struct Control {
     heads: BTreeMap<u32, HeadEntry>,
     by_nsid: HashMap<(Nqn, u32), u32>,
     by_identity: HashMap<IdKey, u32>,
-    /// Namespaces that were refused: looked at again when a head goes.
-    refused: usize,
+    /// A head went or lost its last path: namespaces that were refused are to be looked at again.
+    offer: bool,
+    /// Reports of namespaces so far.
+    reports: u64,
     timers: BinaryHeap<Reverse<(Instant, u32, u64)>>,
     channels: BTreeMap<ChannelId, Arc<ChannelShared>>,
     /// Queues to be polled before the next wait.
@@ -74,7 +76,8 @@ impl Control {
             heads: BTreeMap::new(),
             by_nsid: HashMap::new(),
             by_identity: HashMap::new(),
-            refused: 0,
+            offer: false,
+            reports: 0,
             timers: BinaryHeap::new(),
             channels: BTreeMap::new(),
             repoll: Vec::new(),
@@ -120,6 +123,7 @@ impl Control {
             self.run_slot_timers(at, now);
         }
         self.run_removal_timers(now);
+        self.offer_refused(now);
         self.poll_queues(now);
         if std::mem::take(&mut self.views_changed) {
             self.channels.values().for_each(|c| c.notify());
@@ -129,7 +133,7 @@ impl Control {
 
     /// When [`step`](Self::step) must run even if nothing happens.
     fn deadline(&self, now: Instant) -> Option<Instant> {
-        if !self.repoll.is_empty() {
+        if self.offer || !self.repoll.is_empty() {
             return Some(now);
         }
         let slots = self.slots.iter().flatten().filter_map(|s| s.deadline(now));
@@ -159,6 +163,23 @@ impl Control {
             };
             self.timers.retain(|Reverse((_, index, generation))| pending(*index, *generation));
         }
+    }
+
+    /// Ends at once, without telling the controllers: nobody is left who would drive this.
+    pub(crate) fn abandon(&mut self) {
+        let now = self.shared.clock.now();
+        self.shared.ledger.close();
+        self.shut_down();
+        for at in 0..self.slots.len() {
+            if self.slots[at].is_some() {
+                self.tear_down(at, now);
+                self.controller_removed(at, RemovedCause::Deleted, now);
+            }
+        }
+        self.finish_all();
+        self.channels.values().for_each(|c| c.notify());
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.made_progress();
     }
 
     /// Whether the control plane has nothing left to live for; ends it if so.

@@ -68,9 +68,8 @@ impl Control {
         let delayed = pin.is_some();
         self.emit(now, &Event::HeadRemoved { head: Arc::clone(head), cause, delayed });
         drop(pin);
-        if self.refused > 0 {
-            self.offer_refused(now);
-        }
+        // Not here: whoever is in the middle of admitting a namespace must not meet another one.
+        self.offer = true;
     }
 
     /// Ends every removal that is pending.
