@@ -57,7 +57,13 @@ pub enum IoError {
         /// I/O queues that the controllers grant.
         granted: u16,
     },
-    /// The host was shut down, or the channel closed.
+    /// The namespace got another block size while the request waited: its blocks are others now.
+    #[error("{head}: the namespace was given another block size while the request waited")]
+    Formatted {
+        /// The head.
+        head: String,
+    },
+    /// The host was shut down.
     #[error("{head}: the host was shut down")]
     Shutdown {
         /// The head.

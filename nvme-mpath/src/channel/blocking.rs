@@ -76,7 +76,13 @@ impl Channel {
                 break found;
             }
             others.append(&mut done);
-            self.wait(Duration::from_secs(1));
+            if self.shared.options.control_thread {
+                self.wait(Duration::from_secs(1));
+            } else {
+                // Nobody else may be there to drive the host meanwhile.
+                self.shared.drive(Duration::ZERO);
+                self.wait(Duration::from_millis(10));
+            }
         };
         self.backlog = others;
         match found.result {

@@ -1,6 +1,6 @@
 //! The heads that a channel uses: its own copies of their views.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::head::Head;
@@ -17,6 +17,8 @@ pub(super) struct Known {
     /// Associations that answered with an ANA error, and the generation of the view in which they
     /// are left alone on account of it. Empty in good times.
     pub(super) avoided: Vec<(AssociationId, u64)>,
+    /// Requests on the way to a queue, when queues were full; in their order.
+    pub(super) waiting: VecDeque<u32>,
 }
 
 impl Known {
@@ -29,6 +31,15 @@ impl Known {
         let generation = self.generation;
         self.avoided.retain(|(_, g)| *g == generation);
         true
+    }
+
+    /// Leaves an association alone until the view changes. Returns whether it was not already.
+    pub(super) fn avoid(&mut self, association: AssociationId) -> bool {
+        let new = !self.avoids(association);
+        if new {
+            self.avoided.push((association, self.generation));
+        }
+        new
     }
 
     pub(super) fn avoids(&self, association: AssociationId) -> bool {
@@ -55,7 +66,8 @@ impl Heads {
         self.last = *self.by_instance.entry(head.index).or_insert_with(|| {
             let (generation, view) = head.view.load();
             let head = Arc::clone(head);
-            self.known.push(Known { head, view, generation, turn: 0, avoided: Vec::new() });
+            let (avoided, waiting) = (Vec::new(), VecDeque::new());
+            self.known.push(Known { head, view, generation, turn: 0, avoided, waiting });
             self.known.len() as u32 - 1
         });
         self.last

@@ -20,7 +20,7 @@ impl Channel {
                 Letter::QueueRefused { association, granted } => {
                     self.queues.set_refused(association, granted);
                 }
-                Letter::Shutdown => self.shut_down(now, done),
+                Letter::Shutdown => self.shut_down(),
             }
         }
         // Views may have changed, or a queue come: whatever waits tries again.
@@ -62,25 +62,23 @@ impl Channel {
         self.mark_lost();
     }
 
-    /// Ends every request, whatever it waits for.
-    fn shut_down(&mut self, now: Instant, done: &mut Vec<IoCompletion>) {
+    /// Ends every request that is not in a queue, and from now on each that comes out of one without
+    /// success. Those in queues get their answers, or come back when their association is dissolved,
+    /// which the control plane is about to do: a buffer is not given back before.
+    fn shut_down(&mut self) {
         self.closed = true;
-        while self.queues.len() > 0 {
-            let mut gone = self.queues.remove(0, self.sleep.epoll());
-            self.take_rest(&mut *gone.queue, now, done);
-        }
-        self.troubled.clear();
-        self.waiting.clear();
         self.delayed.clear();
         self.unpark_all();
-        self.waiting.clear();
+        self.crowded.clear();
+        self.heads.iter_mut().for_each(|known| known.waiting.clear());
         self.parked.hopeless.clear();
+        let troubled = &self.troubled;
         for (at, entry) in self.slab.iter_mut() {
-            if !matches!(entry.place, Place::Free { .. }) {
+            let elsewhere = matches!(entry.place, Place::Free { .. } | Place::InFlight(_));
+            if !elsewhere && !troubled.iter().any(|t| t.at == at) {
                 entry.place = Place::Waiting;
                 self.parked.hopeless.push((at, Hopeless::Shutdown));
             }
         }
-        self.finish_hopeless(done);
     }
 }

@@ -14,7 +14,7 @@ mod request;
 mod route;
 mod sleep;
 
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -53,8 +53,8 @@ pub struct Channel {
     queues: Queues,
     heads: Heads,
     slab: Slab,
-    /// Requests on the way to a queue, when queues were full.
-    waiting: VecDeque<u32>,
+    /// Heads with requests on the way to a queue, when queues were full.
+    crowded: Vec<u32>,
     parked: Parked,
     /// Requests to be sent again, by time.
     delayed: BinaryHeap<std::cmp::Reverse<(Instant, u32)>>,
@@ -92,7 +92,7 @@ impl Channel {
             queues: Queues::default(),
             heads: Heads::default(),
             slab: Slab::new(depth),
-            waiting: VecDeque::with_capacity(depth),
+            crowded: Vec::new(),
             parked: Parked::with_capacity(depth),
             delayed: BinaryHeap::with_capacity(depth),
             troubled: Vec::with_capacity(depth),
@@ -129,33 +129,33 @@ impl Channel {
     /// [`SubmitError`] with the buffer: the request cannot be right, or the channel is full. What
     /// goes wrong later, a path that is missing included, is told by the completion.
     pub fn submit(&mut self, head: &Arc<Head>, mut request: IoRequest) -> Result<(), SubmitError> {
+        if !std::ptr::eq(head.host.as_ptr(), Arc::as_ptr(&self.shared)) {
+            let reason = SubmitReason::ForeignHead;
+            return Err(SubmitError { reason, buffer: request.buffer });
+        }
         let place = self.heads.place(head);
         let known = &mut self.heads[place];
         known.refresh();
-        let checked = check(&known.view.geometry, &request).and_then(|blocks| {
-            if self.slab.is_full() {
-                return Err(SubmitReason::Full { depth: self.slab.depth() });
+        let (geometry, ahead) = (known.view.geometry, !known.waiting.is_empty());
+        match check(&geometry, &request) {
+            Ok(_) if self.slab.is_full() => {
+                let reason = SubmitReason::Full { depth: self.slab.depth() };
+                return Err(SubmitError { reason, buffer: request.buffer });
             }
-            if !std::ptr::eq(head.host.as_ptr(), Arc::as_ptr(&self.shared)) {
-                return Err(SubmitReason::ForeignHead);
-            }
-            Ok(blocks)
-        });
-        match checked {
             Ok(blocks) => request.blocks = blocks,
             Err(reason) => return Err(SubmitError { reason, buffer: request.buffer }),
         }
         if self.check_at == Instant::NEVER {
             self.check_at = Instant::ZERO;
         }
-        let Some(at) = self.slab.insert(request, place) else {
+        let Some(at) = self.slab.insert(request, place, geometry.block_size) else {
             let reason = SubmitReason::Full { depth: self.slab.depth() };
             return Err(SubmitError { reason, buffer: Buffer::empty() });
         };
-        if self.waiting.is_empty() {
-            self.send(at);
+        if ahead {
+            self.wait_for_room(at);
         } else {
-            self.waiting.push_back(at);
+            self.send(at);
         }
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Channel {
         if !self.troubled.is_empty() {
             self.handle_trouble(now, done);
         }
-        if !self.waiting.is_empty() {
+        if !self.crowded.is_empty() {
             self.send_waiting();
         }
         if now >= self.check_at {
@@ -294,6 +294,8 @@ impl AsFd for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
+        // Closed before their identifiers are given to somebody else.
+        self.queues = Queues::default();
         self.shared.commands.send(Command::ChannelClosed(self.letters.id));
     }
 }

@@ -8,6 +8,7 @@ use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::TransportError;
 
 use super::request::{IoCompletion, Place};
+use super::route::{Route, choose};
 use super::{Channel, Trouble};
 use crate::error::IoError;
 use crate::mailbox::Command;
@@ -64,20 +65,23 @@ impl Channel {
             entry.path_errors += 1;
             if entry.path_errors <= MAX_PATH_ERRORS {
                 known.head.counters.failovers.fetch_add(1, Ordering::Relaxed);
-                let alone = known.view.paths.len() < 2;
+                let (nsid, errors) = (path.map(|p| p.nsid), entry.path_errors);
                 if status.is_ana() {
-                    let nsid = path.map(|p| p.nsid);
-                    let generation = known.generation;
-                    known.avoided.push((association, generation));
-                    if let Some(nsid) = nsid {
+                    if let Some(nsid) = nsid
+                        && known.avoid(association)
+                    {
                         self.shared.commands.send(Command::AnaError { association, nsid });
                     }
-                } else if alone {
-                    let errors = entry.path_errors;
-                    self.delay(at, now + PATH_ERROR_DELAY * errors);
+                    self.send(at);
                     return;
                 }
-                self.send(at);
+                entry.shunned = Some(association);
+                match choose(known, &mut self.queues, Some(association)) {
+                    Route::Path { .. } | Route::Full => self.send(at),
+                    Route::None | Route::Refused { .. } => {
+                        self.delay(at, now + PATH_ERROR_DELAY * errors);
+                    }
+                }
                 return;
             }
         } else if !status.dnr() && entry.retries < self.options.max_retries {

@@ -18,6 +18,7 @@ pub(super) enum Hopeless {
     Removed(LossCause),
     Limit(ParkLimit),
     NoQueue { granted: u16 },
+    Formatted,
     Shutdown,
 }
 
@@ -87,7 +88,7 @@ impl Channel {
         self.parked.bytes = 0;
         for at in list {
             self.slab[at].place = Place::Waiting;
-            self.waiting.push_back(at);
+            self.wait_for_room(at);
         }
     }
 
@@ -116,7 +117,7 @@ impl Channel {
         while let Some((at, why)) = self.parked.hopeless.pop() {
             let head = &self.heads[self.slab[at].head].head;
             let name = head.name().to_owned();
-            if !matches!(why, Hopeless::Shutdown) {
+            if !matches!(why, Hopeless::Shutdown | Hopeless::Formatted) {
                 head.counters.failed_no_path.fetch_add(1, Ordering::Relaxed);
             }
             let error = match why {
@@ -124,6 +125,7 @@ impl Channel {
                 Hopeless::Removed(cause) => IoError::HeadRemoved { head: name, cause },
                 Hopeless::Limit(limit) => IoError::ParkLimit { head: name, limit },
                 Hopeless::NoQueue { granted } => IoError::NoQueue { head: name, granted },
+                Hopeless::Formatted => IoError::Formatted { head: name },
                 Hopeless::Shutdown => IoError::Shutdown { head: name },
             };
             self.fail(at, error, done);

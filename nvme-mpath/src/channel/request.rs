@@ -97,6 +97,8 @@ pub(super) struct Entry {
     pub(super) fua: bool,
     pub(super) blocking: bool,
     pub(super) blocks: u32,
+    /// What `blocks` and `slba` count in: a namespace may be formatted while the request waits.
+    pub(super) block_size: u32,
     pub(super) slba: u64,
     pub(super) user_data: u64,
     /// Place of the head in the channel's table.
@@ -105,6 +107,8 @@ pub(super) struct Entry {
     pub(super) path_errors: u32,
     /// Where it was last sent.
     pub(super) sent_on: AssociationId,
+    /// Where it met a path error: it goes elsewhere if it can.
+    pub(super) shunned: Option<AssociationId>,
     /// When it was sent, as far as time-outs are concerned; `ZERO` until the next look.
     pub(super) sent_at: Instant,
     /// When it was first parked; it does not begin anew when a path comes and fails.
@@ -133,12 +137,14 @@ impl Slab {
             fua: false,
             blocking: false,
             blocks: 0,
+            block_size: 0,
             slba: 0,
             user_data: 0,
             head: 0,
             retries: 0,
             path_errors: 0,
             sent_on: AssociationId { slot: 0, epoch: 0 },
+            shunned: None,
             sent_at: Instant::ZERO,
             parked_at: None,
             data: Data::None,
@@ -159,7 +165,7 @@ impl Slab {
     }
 
     /// Takes a request in; `None` if there is no room.
-    pub(super) fn insert(&mut self, request: IoRequest, head: u32) -> Option<u32> {
+    pub(super) fn insert(&mut self, request: IoRequest, head: u32, block_size: u32) -> Option<u32> {
         let at = self.free;
         let entry = self.entries.get_mut(at as usize)?;
         let Place::Free { next } = entry.place else { return None };
@@ -170,6 +176,7 @@ impl Slab {
         entry.fua = request.fua;
         entry.blocking = request.blocking;
         entry.blocks = request.blocks;
+        entry.block_size = block_size;
         entry.slba = request.slba;
         entry.user_data = request.user_data;
         entry.head = head;
@@ -177,6 +184,7 @@ impl Slab {
         entry.path_errors = 0;
         entry.sent_at = Instant::ZERO;
         entry.parked_at = None;
+        entry.shunned = None;
         entry.data = match request.op {
             IoOp::Read => Data::Read(request.buffer),
             IoOp::Write => Data::Write(request.buffer),
@@ -244,16 +252,16 @@ mod tests {
     fn a_tag_means_one_request_only() {
         let mut slab = Slab::new(2);
         let here = AssociationId { slot: 0, epoch: 1 };
-        let a = slab.insert(IoRequest::flush(1), 0).unwrap();
-        let b = slab.insert(IoRequest::flush(2), 0).unwrap();
-        assert!(slab.insert(IoRequest::flush(3), 0).is_none() && slab.is_full());
+        let a = slab.insert(IoRequest::flush(1), 0, 512).unwrap();
+        let b = slab.insert(IoRequest::flush(2), 0, 512).unwrap();
+        assert!(slab.insert(IoRequest::flush(3), 0, 512).is_none() && slab.is_full());
         slab[a].place = Place::InFlight(here);
         slab[b].place = Place::InFlight(here);
         let old = slab.tag(a);
         assert_eq!(slab.find(old), Some(a));
         let _ = slab.remove(a);
         assert_eq!((slab.find(old), slab.used()), (None, 1));
-        let again = slab.insert(IoRequest::flush(4), 0).unwrap();
+        let again = slab.insert(IoRequest::flush(4), 0, 512).unwrap();
         slab[again].place = Place::InFlight(here);
         assert_eq!((again, slab.find(old)), (a, None));
         assert_eq!(slab.find(slab.tag(again)), Some(again));

@@ -6,9 +6,11 @@ use nvme_core::transport::RejectReason;
 
 use super::Channel;
 use super::heads::Known;
+use super::parked::Hopeless;
 use super::queues::Queues;
 use super::request::{Entry, Place};
 use crate::error::IoOp;
+use crate::ids::AssociationId;
 
 /// What the look for a path found.
 pub(super) enum Route {
@@ -23,14 +25,22 @@ pub(super) enum Route {
 }
 
 /// Round-robin over the optimized paths; if there are none, over the non-optimized ones.
-pub(super) fn choose(known: &mut Known, queues: &mut Queues) -> Route {
+/// Not over the one to be shunned, if there is one.
+pub(super) fn choose(
+    known: &mut Known,
+    queues: &mut Queues,
+    shunned: Option<AssociationId>,
+) -> Route {
     let count = known.view.paths.len();
     let (mut full, mut missing, mut granted) = (false, false, None);
     for optimized in [true, false] {
         for step in 1..=count {
             let at = (known.turn + step) % count;
             let path = &known.view.paths[at];
-            if path.optimized != optimized || known.avoids(path.association) {
+            if path.optimized != optimized
+                || known.avoids(path.association)
+                || shunned == Some(path.association)
+            {
                 continue;
             }
             let Some(queue) = queues.find(path.association) else {
@@ -76,7 +86,17 @@ impl Channel {
     /// Sends a request down a path; or lets it wait, or parks it.
     pub(super) fn send(&mut self, at: u32) {
         if self.try_send(at) == Sent::Full {
-            self.waiting.push_back(at);
+            self.wait_for_room(at);
+        }
+    }
+
+    /// The request waits until a queue has room.
+    pub(super) fn wait_for_room(&mut self, at: u32) {
+        let place = self.slab[at].head;
+        let waiting = &mut self.heads[place].waiting;
+        waiting.push_back(at);
+        if waiting.len() == 1 {
+            self.crowded.push(place);
         }
     }
 
@@ -85,15 +105,21 @@ impl Channel {
             let place = self.slab[at].head;
             let known = &mut self.heads[place];
             known.refresh();
-            let (path, queue) = match choose(known, &mut self.queues) {
+            let entry = &mut self.slab[at];
+            if known.view.geometry.block_size != entry.block_size && entry.op != IoOp::Flush {
+                self.parked.hopeless.push((at, Hopeless::Formatted));
+                return Sent::Yes;
+            }
+            let (path, queue) = match choose(known, &mut self.queues, entry.shunned) {
                 Route::Path { path, queue } => (path, queue),
                 Route::Full => return Sent::Full,
+                Route::None | Route::Refused { .. } if entry.shunned.take().is_some() => continue,
                 Route::None => {
                     self.park(at);
                     return Sent::Yes;
                 }
                 Route::Refused { granted } => {
-                    self.parked.hopeless.push((at, parked_reason(granted)));
+                    self.parked.hopeless.push((at, Hopeless::NoQueue { granted }));
                     return Sent::Yes;
                 }
             };
@@ -101,7 +127,11 @@ impl Channel {
             let (association, nsid) = (path.association, path.nsid);
             let tag = self.slab.tag(at);
             let entry = &mut self.slab[at];
-            let Some(sqe) = command(entry, nsid) else { return Sent::Yes };
+            let Some(sqe) = command(entry, nsid) else {
+                // It was checked when it was submitted.
+                self.parked.hopeless.push((at, Hopeless::Formatted));
+                return Sent::Yes;
+            };
             let data = std::mem::take(&mut entry.data);
             let q = self.queues.at(queue);
             match q.queue.submit(sqe, data, tag) {
@@ -109,6 +139,7 @@ impl Channel {
                     q.dirty = true;
                     entry.place = Place::InFlight(association);
                     entry.sent_on = association;
+                    entry.shunned = None;
                     entry.sent_at = nvme_core::time::Instant::ZERO;
                     return Sent::Yes;
                 }
@@ -120,20 +151,24 @@ impl Channel {
                     // It died and does not know yet that we know: poll it, and do without it until
                     // the control plane has replaced it.
                     q.woken = true;
-                    let generation = known.generation;
-                    known.avoided.push((association, generation));
+                    known.avoid(association);
                 }
             }
         }
     }
 
-    /// Sends the requests that waited for room, in their order, as far as there is room.
+    /// Sends the requests that waited for room, each head's in their order, as far as there is room.
+    /// A head whose queues stay full holds up no other.
     pub(super) fn send_waiting(&mut self) {
-        for _ in 0..self.waiting.len() {
-            let Some(at) = self.waiting.pop_front() else { break };
+        let mut turn = 0;
+        while let Some(&place) = self.crowded.get(turn) {
+            let Some(at) = self.heads[place].waiting.pop_front() else {
+                self.crowded.swap_remove(turn);
+                continue;
+            };
             if self.try_send(at) == Sent::Full {
-                self.waiting.push_front(at);
-                break;
+                self.heads[place].waiting.push_front(at);
+                turn += 1;
             }
         }
     }
@@ -145,8 +180,4 @@ enum Sent {
     Yes,
     /// The queues are full.
     Full,
-}
-
-fn parked_reason(granted: u16) -> super::parked::Hopeless {
-    super::parked::Hopeless::NoQueue { granted }
 }
