@@ -1,0 +1,452 @@
+//! What the controllers are made of: ports that a test changes at will.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use nvme_core::nqn::{Nqn, Uuid};
+use nvme_core::spec::command::{GetLogPage, Identify};
+use nvme_core::spec::fabrics::{ConnectCommand, ConnectResponse, FABRICS_OPCODE, PropertyCommand};
+use nvme_core::spec::feature::{NumberOfQueues, fid};
+use nvme_core::spec::identify::{
+    IdentifyController, IdentifyNamespace, MultiPathCapabilities, NamespaceIds, NamespaceSharing,
+    NsidList, cns,
+};
+use nvme_core::spec::log::{self, AnaLog, lid};
+use nvme_core::spec::opcode::{AdminOpcode, FabricsType};
+use nvme_core::spec::registers::{Cap, Cc, Csts, Version, offset};
+use nvme_core::spec::{Cqe, Sqe, Status};
+use nvme_core::transport::{Data, Tag, TransportError};
+use zerocopy::little_endian::U32;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// What becomes of I/O commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// Answered at once.
+    Answer,
+    /// Kept until [`World::release`].
+    Hold,
+    /// Answered at once with this status.
+    Fail(Status),
+}
+
+/// One namespace, as one port shows it.
+#[derive(Clone, Debug)]
+pub struct Ns {
+    pub uuid: [u8; 16],
+    pub blocks: u64,
+    pub lbads: u8,
+    pub shared: bool,
+    pub group: u32,
+}
+
+impl Ns {
+    pub fn new(nsid: u32) -> Self {
+        Self { uuid: [nsid as u8; 16], blocks: 2048, lbads: 9, shared: true, group: 1 }
+    }
+}
+
+/// One controller.
+pub struct Port {
+    pub cntlid: u16,
+    pub up: bool,
+    pub namespaces: BTreeMap<u32, Ns>,
+    /// ANA state of each group; `None`: the controller has no ANA.
+    pub ana: Option<BTreeMap<u32, u8>>,
+    pub ana_changes: u64,
+    /// I/O queues granted.
+    pub granted: u32,
+    pub io: Io,
+    /// Connects of I/O queues are not answered.
+    pub hold_io_connect: bool,
+    /// The end of a shutdown is not told.
+    pub slow_shutdown: bool,
+    cc: Cc,
+    /// Commands executed, as (NSID, opcode, SLBA, user byte).
+    pub executed: Vec<(u32, u8, u64, u8)>,
+    pub links: Vec<Arc<Link>>,
+    /// Every queue that was ever opened and may still be held by somebody.
+    pub all: Vec<Arc<Link>>,
+    pub attempts: u32,
+    pub log_reads: u32,
+}
+
+impl Port {
+    fn new(cntlid: u16) -> Self {
+        Self {
+            cntlid,
+            up: true,
+            namespaces: BTreeMap::from([(1, Ns::new(1))]),
+            ana: None,
+            ana_changes: 1,
+            granted: 16,
+            io: Io::Answer,
+            hold_io_connect: false,
+            slow_shutdown: false,
+            cc: Cc(0),
+            executed: Vec::new(),
+            links: Vec::new(),
+            all: Vec::new(),
+            attempts: 0,
+            log_reads: 0,
+        }
+    }
+
+    /// Queues, dead ones included, that the library has not dropped.
+    pub fn queues_not_dropped(&mut self) -> usize {
+        self.all.retain(|link| !link.lock().dropped);
+        self.all.len()
+    }
+}
+
+/// A command that a queue holds.
+pub struct InFlight {
+    pub sqe: Sqe,
+    pub data: Data,
+}
+
+/// The state of one queue, seen from both ends.
+#[derive(Default)]
+pub struct Wire {
+    pub dead: Option<TransportError>,
+    pub told_dead: bool,
+    pub in_flight: BTreeMap<Tag, InFlight>,
+    pub answers: VecDeque<(Tag, Status, u64)>,
+    pub held: BTreeSet<Tag>,
+    pub events: Vec<Tag>,
+    pub dropped: bool,
+}
+
+/// One queue.
+pub struct Link {
+    pub qid: u16,
+    pub wire: Mutex<Wire>,
+}
+
+impl Link {
+    pub fn lock(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock().unwrap()
+    }
+
+    pub fn cut(&self, why: TransportError) {
+        let mut wire = self.lock();
+        if wire.dead.is_none() {
+            wire.dead = Some(why);
+        }
+    }
+}
+
+/// All ports.
+pub struct World {
+    ports: Mutex<BTreeMap<String, Port>>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("World")
+    }
+}
+
+impl World {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { ports: Mutex::default() })
+    }
+
+    /// Looks at a port, or changes it. It is there from the first look on.
+    pub fn port<R>(&self, name: &str, f: impl FnOnce(&mut Port) -> R) -> R {
+        let mut ports = self.ports.lock().unwrap();
+        let cntlid = ports.len() as u16 + 1;
+        f(ports.entry(name.to_owned()).or_insert_with(|| Port::new(cntlid)))
+    }
+
+    pub fn lost(name: &str) -> TransportError {
+        TransportError::Lost { address: format!("fake://{name}"), reason: "pulled".into() }
+    }
+
+    /// Cuts all queues of a port and lets nobody in.
+    pub fn pull(&self, name: &str) {
+        self.port(name, |port| {
+            port.up = false;
+            port.links.drain(..).for_each(|link| link.cut(Self::lost(name)));
+        });
+    }
+
+    /// Cuts one queue alone.
+    pub fn cut(&self, name: &str, qid: u16) {
+        self.port(name, |port| {
+            let is = |link: &&Arc<Link>| link.qid == qid && link.lock().dead.is_none();
+            if let Some(link) = port.links.iter().rev().find(is) {
+                link.cut(Self::lost(name));
+            }
+        });
+    }
+
+    pub fn plug(&self, name: &str) {
+        self.port(name, |port| port.up = true);
+    }
+
+    /// Answers an outstanding event request.
+    fn event(port: &mut Port, result: u64) {
+        for link in port.links.iter().filter(|link| link.qid == 0) {
+            let mut wire = link.lock();
+            if let Some(tag) = wire.events.pop() {
+                wire.answers.push_back((tag, Status::SUCCESS, result));
+            }
+        }
+    }
+
+    /// Changes the namespaces and says so.
+    pub fn namespaces(&self, name: &str, change: impl FnOnce(&mut BTreeMap<u32, Ns>)) {
+        self.port(name, |port| {
+            change(&mut port.namespaces);
+            Self::event(port, 0x0004_0002);
+        });
+    }
+
+    /// Sets an ANA group's state, and says so.
+    pub fn ana(&self, name: &str, group: u32, state: u8) {
+        self.port(name, |port| {
+            port.ana.get_or_insert_default().insert(group, state);
+            port.ana_changes += 1;
+            Self::event(port, 0x000c_0302);
+        });
+    }
+
+    /// I/O commands held.
+    pub fn held(&self, name: &str) -> usize {
+        self.port(name, |port| port.links.iter().map(|l| l.lock().held.len()).sum())
+    }
+
+    /// Answers all I/O commands that are held.
+    pub fn release(&self, name: &str, status: Status) {
+        self.port(name, |port| {
+            for link in port.links.clone() {
+                let mut wire = link.lock();
+                for tag in std::mem::take(&mut wire.held) {
+                    if let Some(command) = wire.in_flight.get(&tag).filter(|_| status.is_success())
+                    {
+                        execute(port, command);
+                    }
+                    wire.answers.push_back((tag, status, 0));
+                }
+            }
+        });
+    }
+
+    /// A new queue; `None` if the port is down.
+    pub fn open(&self, name: &str, qid: u16) -> Option<Arc<Link>> {
+        self.port(name, |port| {
+            port.attempts += u32::from(qid == 0);
+            port.links.retain(|link| link.lock().dead.is_none() && !link.lock().dropped);
+            if !port.up {
+                return None;
+            }
+            let link = Arc::new(Link { qid, wire: Mutex::default() });
+            port.links.push(link.clone());
+            port.all.push(link.clone());
+            Some(link)
+        })
+    }
+
+    /// Takes a command.
+    pub fn submit(&self, name: &str, link: &Arc<Link>, sqe: Sqe, data: Data, tag: Tag) {
+        self.port(name, |port| {
+            let mut wire = link.lock();
+            let mut command = InFlight { sqe, data };
+            let answer = if link.qid != 0 && sqe.opcode != FABRICS_OPCODE {
+                io(port, &mut wire, &command, tag)
+            } else {
+                admin(port, link.qid, &mut wire, &mut command, tag)
+            };
+            let before = wire.in_flight.insert(tag, command);
+            assert!(before.is_none(), "tag {tag:#x} is in flight twice on one queue");
+            if let Some((status, result)) = answer {
+                wire.answers.push_back((tag, status, result));
+            }
+        });
+    }
+}
+
+fn io(port: &mut Port, wire: &mut Wire, command: &InFlight, tag: Tag) -> Option<(Status, u64)> {
+    match port.io {
+        Io::Hold => {
+            wire.held.insert(tag);
+            None
+        }
+        Io::Fail(status) => Some((status, 0)),
+        Io::Answer => {
+            execute(port, command);
+            Some((Status::SUCCESS, 0))
+        }
+    }
+}
+
+fn execute(port: &mut Port, command: &InFlight) {
+    let sqe = &command.sqe;
+    let slba = u64::from(sqe.cdw11.get()) << 32 | u64::from(sqe.cdw10.get());
+    let byte = match &command.data {
+        Data::Write(b) | Data::Read(b) => b.as_slice().first().copied().unwrap_or(0),
+        Data::None => 0,
+    };
+    port.executed.push((sqe.nsid.get(), sqe.opcode, slba, byte));
+}
+
+fn fill(command: &mut InFlight, bytes: &[u8]) -> Option<(Status, u64)> {
+    if let Data::Read(buffer) = &mut command.data {
+        let len = buffer.len().min(bytes.len());
+        buffer.as_mut_slice()[..len].copy_from_slice(&bytes[..len]);
+    }
+    Some((Status::SUCCESS, 0))
+}
+
+fn admin(
+    port: &mut Port,
+    qid: u16,
+    wire: &mut Wire,
+    command: &mut InFlight,
+    tag: Tag,
+) -> Option<(Status, u64)> {
+    let sqe = command.sqe;
+    let ok = Some((Status::SUCCESS, 0));
+    if sqe.opcode == FABRICS_OPCODE {
+        return fabrics(port, qid, &sqe);
+    }
+    match AdminOpcode(sqe.opcode) {
+        AdminOpcode::IDENTIFY => identify(port, command, Identify::from_sqe(&sqe)),
+        AdminOpcode::GET_LOG_PAGE => log_page(port, command, GetLogPage::from_sqe(&sqe)),
+        AdminOpcode::SET_FEATURES if sqe.cdw10.get() as u8 == fid::NUMBER_OF_QUEUES => {
+            Some((Status::SUCCESS, NumberOfQueues::pairs(port.granted).to_dword().into()))
+        }
+        AdminOpcode::ASYNC_EVENT_REQUEST => {
+            wire.events.push(tag);
+            None
+        }
+        _ => ok,
+    }
+}
+
+fn fabrics(port: &mut Port, qid: u16, sqe: &Sqe) -> Option<(Status, u64)> {
+    match sqe.fabrics_type() {
+        Some(FabricsType::CONNECT) => {
+            assert_eq!(ConnectCommand::from(*sqe).qid.get(), qid);
+            if qid != 0 && port.hold_io_connect {
+                return None;
+            }
+            if qid == 0 {
+                port.cc = Cc(0);
+            }
+            let response = ConnectResponse {
+                cntlid: port.cntlid,
+                secure_channel_required: false,
+                authentication_required: false,
+            };
+            Some((Status::SUCCESS, response.to_result()))
+        }
+        Some(FabricsType::PROPERTY_GET) => {
+            let value = match PropertyCommand::from(*sqe).ofst.get() as usize {
+                offset::CAP => Cap(0).with_mqes(1023).with_to(15).with_css(Cap::CSS_NVM).0,
+                offset::VS => Version::new(2, 1, 0).0.into(),
+                offset::CC => port.cc.0.into(),
+                offset::CSTS => {
+                    let over = port.cc.shn() != 0 && !port.slow_shutdown;
+                    let shst = if over { Csts::SHST_COMPLETE } else { Csts::SHST_NORMAL };
+                    Csts(0).with_rdy(port.cc.en()).with_shst(shst).0.into()
+                }
+                _ => 0,
+            };
+            Some((Status::SUCCESS, value))
+        }
+        Some(FabricsType::PROPERTY_SET) => {
+            let command = PropertyCommand::from(*sqe);
+            if command.ofst.get() as usize == offset::CC {
+                port.cc = Cc(command.value.get() as u32);
+            }
+            Some((Status::SUCCESS, 0))
+        }
+        other => panic!("fabrics command {other:?}"),
+    }
+}
+
+fn identify(port: &mut Port, command: &mut InFlight, args: Identify) -> Option<(Status, u64)> {
+    let ns = port.namespaces.get(&args.nsid);
+    match args.cns {
+        cns::CONTROLLER => {
+            let mut c = IdentifyController::new_zeroed();
+            c.cntlid = port.cntlid.into();
+            c.set_names("SERIAL1", "Model M", "1.0");
+            c.subnqn = Nqn::new(super::SUBSYSTEM).unwrap().to_field();
+            c.kas = 10.into();
+            c.ioccsz = (4 + 8192 / 16).into();
+            c.iorcsz = 1.into();
+            c.sgls = 1.into();
+            c.nn = 1024.into();
+            c.oaes = (1 << 8 | 1 << 11).into();
+            c.lpa = 1 << 2;
+            c.cmic = MultiPathCapabilities::MULTIPLE_CONTROLLERS;
+            if port.ana.is_some() {
+                c.cmic |= MultiPathCapabilities::ANA;
+                c.nanagrpid = 16.into();
+                c.anagrpmax = 16.into();
+                c.mnan = 1024.into();
+            }
+            fill(command, c.as_bytes())
+        }
+        cns::ACTIVE_NAMESPACES => {
+            let after = port.namespaces.keys().copied().filter(|nsid| *nsid > args.nsid);
+            let list = NsidList::from_nsids(after);
+            fill(command, list.as_bytes())
+        }
+        cns::NAMESPACE_DESCRIPTORS => match ns {
+            Some(ns) => {
+                let ids = NamespaceIds { uuid: Some(Uuid(ns.uuid)), ..NamespaceIds::default() };
+                fill(command, &ids.encode())
+            }
+            None => Some((Status::INVALID_NAMESPACE.with_dnr(), 0)),
+        },
+        cns::NAMESPACE => match ns {
+            Some(ns) => {
+                let mut id = IdentifyNamespace::new_zeroed();
+                id.nsze = ns.blocks.into();
+                id.ncap = ns.blocks.into();
+                id.lbaf[0].lbads = ns.lbads;
+                id.anagrpid = ns.group.into();
+                if ns.shared {
+                    id.nmic = NamespaceSharing::SHARED;
+                }
+                fill(command, id.as_bytes())
+            }
+            None => fill(command, &[0; 4096]),
+        },
+        _ => Some((Status::INVALID_FIELD.with_dnr(), 0)),
+    }
+}
+
+fn log_page(port: &mut Port, command: &mut InFlight, args: GetLogPage) -> Option<(Status, u64)> {
+    match args.lid {
+        lid::ANA => {
+            port.log_reads += 1;
+            let groups = port.ana.clone().unwrap_or_default();
+            let of = |group: u32| -> Vec<U32> {
+                let in_it = port.namespaces.iter().filter(|(_, ns)| ns.group == group);
+                in_it.map(|(nsid, _)| (*nsid).into()).collect()
+            };
+            let nsids: Vec<Vec<U32>> = groups.keys().map(|group| of(*group)).collect();
+            let list = groups.iter().zip(&nsids).map(|((group, state), nsids)| log::AnaGroup {
+                grpid: *group,
+                chgcnt: port.ana_changes,
+                state: log::AnaState(*state),
+                nsids,
+            });
+            let bytes = AnaLog::encode(port.ana_changes, list);
+            let from = (args.offset as usize).min(bytes.len());
+            fill(command, &bytes[from..])
+        }
+        lid::CHANGED_NAMESPACES => fill(command, &[0; 4096]),
+        _ => Some((Status::INVALID_LOG_PAGE.with_dnr(), 0)),
+    }
+}
+
+/// The completion entry for an answer.
+pub fn cqe(status: Status, result: u64) -> Cqe {
+    Cqe::new(0, status, result)
+}

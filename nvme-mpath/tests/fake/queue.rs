@@ -1,0 +1,183 @@
+//! The transport's side of it: what the library sees.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use nvme_core::spec::{Sqe, Status};
+use nvme_core::time::Instant;
+use nvme_core::transport::{
+    Association, Completion, Data, Endpoint, Queue, QueueParams, QueueSetup, QueueStatus,
+    Registers, RejectReason, Rejected, Sink, Tag, Transport, TransportError, TransportKind,
+    UrlError,
+};
+
+use super::model::{InFlight, Link, World, cqe};
+
+#[derive(Debug)]
+pub struct FakeTransport(pub Arc<World>);
+
+impl Transport for FakeTransport {
+    fn scheme(&self) -> &'static str {
+        "fake"
+    }
+
+    fn endpoint(&self, url: &str) -> Result<Arc<dyn Endpoint>, UrlError> {
+        let bad = || UrlError { url: url.into(), reason: "fake://PORT/NQN".into() };
+        let rest = url.strip_prefix("fake://").ok_or_else(bad)?;
+        let (port, nqn) = rest.split_once('/').ok_or_else(bad)?;
+        Ok(Arc::new(FakeEndpoint {
+            world: self.0.clone(),
+            port: port.into(),
+            address: format!("fake://{port}"),
+            nqn: nqn.into(),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct FakeEndpoint {
+    world: Arc<World>,
+    port: String,
+    address: String,
+    nqn: String,
+}
+
+impl Endpoint for FakeEndpoint {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn subsystem_nqn(&self) -> Option<&str> {
+        Some(&self.nqn)
+    }
+
+    fn associate(&self, _: Instant) -> Result<Box<dyn Association>, TransportError> {
+        let (world, port) = (self.world.clone(), self.port.clone());
+        Ok(Box::new(FakeAssociation { world, port, links: Vec::new() }))
+    }
+}
+
+struct FakeAssociation {
+    world: Arc<World>,
+    port: String,
+    links: Vec<Arc<Link>>,
+}
+
+impl Association for FakeAssociation {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Fabrics
+    }
+
+    fn registers(&mut self) -> Option<&mut dyn Registers> {
+        None
+    }
+
+    fn open_queue(
+        &mut self,
+        params: QueueParams,
+        _: Instant,
+    ) -> Result<Box<dyn Queue>, TransportError> {
+        let link = self.world.open(&self.port, params.qid);
+        let link = link.ok_or_else(|| World::lost(&self.port))?;
+        self.links.push(link.clone());
+        let capacity = usize::from(params.entries - 1);
+        let (world, port) = (self.world.clone(), self.port.clone());
+        Ok(Box::new(FakeQueue { world, port, link, capacity, polled: false }))
+    }
+
+    fn kill(&mut self) {
+        for link in &self.links {
+            link.cut(TransportError::Closed { address: self.port.clone() });
+        }
+    }
+
+    fn max_transfer(&self) -> Option<usize> {
+        None
+    }
+}
+
+impl Drop for FakeAssociation {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+struct FakeQueue {
+    world: Arc<World>,
+    port: String,
+    link: Arc<Link>,
+    capacity: usize,
+    polled: bool,
+}
+
+impl Queue for FakeQueue {
+    fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
+        let (dead, used) = {
+            let wire = self.link.lock();
+            (wire.dead.is_some(), wire.in_flight.len())
+        };
+        if dead {
+            return Err(Rejected { reason: RejectReason::NotReady, data });
+        }
+        if used >= self.capacity {
+            return Err(Rejected { reason: RejectReason::Full, data });
+        }
+        self.world.submit(&self.port, &self.link, sqe, data, tag);
+        Ok(())
+    }
+
+    fn flush(&mut self) {}
+
+    fn poll(&mut self, _: Instant, sink: &mut dyn Sink) -> QueueStatus {
+        self.polled = true;
+        let mut wire = self.link.lock();
+        if let Some(error) = wire.dead.clone() {
+            wire.told_dead = true;
+            wire.answers.clear();
+            wire.held.clear();
+            for (tag, InFlight { data, .. }) in std::mem::take(&mut wire.in_flight) {
+                sink.complete(Completion { tag, cqe: cqe(Status::ABORTED_BY_HOST, 0), data });
+            }
+            return QueueStatus::Failed(error);
+        }
+        while let Some((tag, status, result)) = wire.answers.pop_front() {
+            if let Some(InFlight { data, .. }) = wire.in_flight.remove(&tag) {
+                sink.complete(Completion { tag, cqe: cqe(status, result), data });
+            }
+        }
+        QueueStatus::Ready
+    }
+
+    fn has_pending_work(&self) -> bool {
+        let wire = self.link.lock();
+        !self.polled || !wire.answers.is_empty() || (wire.dead.is_some() && !wire.told_dead)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn setup(&self) -> QueueSetup {
+        QueueSetup::Connect
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn in_flight(&self) -> usize {
+        self.link.lock().in_flight.len()
+    }
+
+    fn set_in_capsule_data(&mut self, _: usize) {}
+}
+
+impl Drop for FakeQueue {
+    fn drop(&mut self) {
+        self.link.lock().dropped = true;
+    }
+}
