@@ -6,10 +6,15 @@
 mod backend;
 mod dma;
 mod mmio;
+mod system;
+mod uio;
 #[deny(unsafe_code)]
 mod url;
+mod vfio;
 
 pub use backend::{Backend, BackendError, Mmio, Open};
 pub use dma::{DmaMapping, DmaMemory, PAGE};
 pub use mmio::MappedBar;
+pub use uio::Uio;
 pub use url::Location;
+pub use vfio::Vfio;

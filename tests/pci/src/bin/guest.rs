@@ -1,0 +1,70 @@
+//! Runs inside the guest, on one function, named by its URL.
+//!
+//! `nvme-pci-guest check URL SERIAL` checks the backend and prints what it can do.
+//! `nvme-pci-guest hold URL` opens the function, says `open`, waits until it is taken away, says
+//! `asked`, and gives it up. With an error the exit status is 1 and the text says what did not hold.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nvme_core::spec::registers::offset;
+use nvme_pci::{Backend, Location, Open, Uio, Vfio};
+use nvme_pci_guest::{Admin, Result, check};
+
+/// The longest that a removal takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        ["check", url, serial] => open(url)
+            .and_then(|backend| check(backend, serial))
+            .map(|abilities| println!("{abilities:?}")),
+        ["hold", url] => open(url).and_then(|backend| hold(&backend)),
+        _ => {
+            eprintln!("usage: nvme-pci-guest check URL SERIAL | hold URL");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            println!("{failure:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn open(url: &str) -> Result<Arc<dyn Backend>> {
+    let ways: [&dyn Open; 2] = [&Vfio::new(), &Uio::new()];
+    for way in ways {
+        let Ok(location) = Location::parse(way.scheme(), url) else { continue };
+        way.check(&location)?;
+        return Ok(way.open(&location)?);
+    }
+    Err(format!("no backend for {url}").into())
+}
+
+fn hold(backend: &Arc<dyn Backend>) -> Result<()> {
+    backend.set_bus_master(true)?;
+    // Memory is mapped, and the controller is enabled, when it is taken away.
+    let admin = Admin::new(backend, None)?;
+    println!("open");
+    let end = Instant::now() + LIMIT;
+    while !backend.removal_requested() {
+        if Instant::now() > end {
+            return Err("nobody asked for the function".into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("asked");
+    backend.close();
+    if backend.bar0().read32(offset::VS) != u32::MAX || backend.alloc_dma(4096, 4096).is_ok() {
+        return Err("a function that was given up can be used".into());
+    }
+    // The memory goes after the function: that must not wait for anything.
+    drop(admin);
+    Ok(())
+}
