@@ -122,6 +122,8 @@ impl Commands {
 pub(crate) enum Letter {
     /// A queue is ready for the channel.
     QueueUp { association: AssociationId, queue: Box<dyn Queue>, traffic: Arc<Traffic> },
+    /// The controller is to be deleted: give its queue back when nothing is in flight on it.
+    QueueDrain(AssociationId),
     /// The association is dead: take its queue apart and say so.
     QueueDown(AssociationId),
     /// The controller grants no queue to this channel.

@@ -6,7 +6,7 @@ mod fake;
 use std::sync::Arc;
 
 use fake::{Bench, Io, Ns, SUBSYSTEM, TestClock, World, host_options, quiet};
-use nvme_core::controller::State;
+use nvme_core::controller::{RemovedCause, State};
 use nvme_core::nqn::Nqn;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
@@ -44,10 +44,40 @@ fn what_is_in_flight_at_a_disconnect_waits_for_the_window() {
     bench.settle();
     a.disconnect();
     bench.settle();
+    // It may still be answered: the controller is told to shut down when its queues are back.
+    assert_eq!((a.state(), bench.host.pin_count()), (State::Live, 0));
+    bench.run(SECOND);
     assert!(bench.done.is_empty(), "{:?}", bench.done);
     assert_eq!((bench.host.pin_count(), bench.channel.parked()), (1, 1));
     bench.connect("b");
     assert_eq!((bench.one().result, bench.host.pin_count()), (Ok(()), 0));
+}
+
+#[test]
+fn what_is_in_flight_at_a_disconnect_may_end_in_peace() {
+    let mut bench = Bench::new();
+    let (a, _) = (bench.connect("a"), bench.connect("b"));
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| a.io = Io::Hold);
+    bench.world.port("b", |b| b.io = Io::Hold);
+    for i in 0..2 {
+        bench.write(&head, i, i);
+    }
+    bench.settle();
+    a.disconnect();
+    bench.settle();
+    bench.write(&head, 2, 2);
+    bench.settle();
+    assert!(bench.done.is_empty(), "{:?}", bench.done);
+    for name in ["a", "b"] {
+        bench.world.port(name, |port| port.io = Io::Answer);
+        bench.world.release(name, Status::SUCCESS);
+    }
+    bench.settle();
+    assert_eq!(bench.done.len(), 3);
+    assert!(bench.done.iter().all(|d| d.result.is_ok()), "{:?}", bench.done);
+    bench.world.port("a", |a| assert_eq!(a.executed.len(), 1, "what it had, and no more"));
+    assert_eq!((head.stats().failovers, a.removed()), (0, Some(RemovedCause::Deleted)));
 }
 
 #[test]

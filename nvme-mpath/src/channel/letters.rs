@@ -16,6 +16,7 @@ impl Channel {
                 Letter::QueueUp { association, queue, traffic } => {
                     self.queues.add(association, queue, traffic, self.sleep.epoll());
                 }
+                Letter::QueueDrain(association) => self.queue_drain(association),
                 Letter::QueueDown(association) => self.queue_down(association, now, done),
                 Letter::QueueRefused { association, granted } => {
                     self.queues.set_refused(association, granted);
@@ -33,6 +34,42 @@ impl Channel {
         }
     }
 
+    /// The controller is to be deleted. Its paths are out of the views already, so that its queue
+    /// only gets emptier; [`release_drained`](Self::release_drained) sees the end.
+    fn queue_drain(&mut self, association: AssociationId) {
+        match self.queues.find(association) {
+            Some(place) => {
+                self.queues.at(place).draining = true;
+                self.draining = true;
+            }
+            None => self.released(association),
+        }
+    }
+
+    /// Gives back the queues that are to be given back and have nothing in flight.
+    pub(super) fn release_drained(&mut self) {
+        let mut place = 0;
+        let mut left = false;
+        while place < self.queues.len() {
+            let q = self.queues.at(place);
+            if q.draining && q.queue.in_flight() == 0 {
+                let gone = self.queues.remove(place, self.sleep.epoll());
+                let association = gone.association;
+                drop(gone);
+                self.released(association);
+            } else {
+                left |= q.draining;
+                place += 1;
+            }
+        }
+        self.draining = left;
+    }
+
+    fn released(&self, association: AssociationId) {
+        let channel = self.letters.id;
+        self.shared.commands.send(Command::QueueReleased { association, channel });
+    }
+
     /// The association was killed: its queue is taken apart, its requests go elsewhere.
     fn queue_down(
         &mut self,
@@ -45,8 +82,7 @@ impl Channel {
             self.take_rest(&mut *gone.queue, now, done);
             drop(gone);
         }
-        let channel = self.letters.id;
-        self.shared.commands.send(Command::QueueReleased { association, channel });
+        self.released(association);
     }
 
     /// Takes out of a dead queue what it still has: answers that came before it died, and the

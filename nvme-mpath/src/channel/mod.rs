@@ -66,6 +66,8 @@ pub struct Channel {
     /// When requests are next looked at for time limits.
     check_at: Instant,
     rounds: u32,
+    /// Some queue is to be given back.
+    draining: bool,
     closed: bool,
 }
 
@@ -100,6 +102,7 @@ impl Channel {
             sleep,
             check_at: Instant::ZERO,
             rounds: 0,
+            draining: false,
             closed: false,
         })
     }
@@ -189,6 +192,9 @@ impl Channel {
         }
         self.finish_hopeless(done);
         self.flush();
+        if self.draining {
+            self.release_drained();
+        }
         done.len() - before
     }
 

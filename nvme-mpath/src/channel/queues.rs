@@ -19,6 +19,8 @@ pub(super) struct ChannelQueue {
     pub(super) woken: bool,
     /// Commands were submitted since it was last flushed.
     pub(super) dirty: bool,
+    /// It is given back when nothing is in flight.
+    pub(super) draining: bool,
     /// A request was overdue, and the control plane was told.
     pub(super) overdue: bool,
 }
@@ -120,6 +122,7 @@ impl Queues {
             traffic,
             woken: true,
             dirty: false,
+            draining: false,
             overdue: false,
         });
         *self.slot(association) = Entry::Queue(at);

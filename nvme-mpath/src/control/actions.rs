@@ -246,6 +246,7 @@ impl Control {
             self.drain(at, now);
         }
         self.finish_teardown(at, now);
+        self.finish_delete(at, now);
         let Some(slot) = self.slots[at].as_mut() else { return };
         if slot.restart_at.is_some_and(|t| t <= now) {
             slot.restart_at = None;

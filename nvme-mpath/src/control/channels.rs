@@ -5,11 +5,15 @@ use std::sync::atomic::AtomicU64;
 
 use crossbeam_utils::CachePadded;
 use nvme_core::controller::State;
-use nvme_core::time::Instant;
+use nvme_core::time::{Duration, Instant};
 
 use super::Control;
 use crate::ids::{AssociationId, ChannelId};
 use crate::mailbox::{ChannelShared, Letter};
+
+/// How long a controller that is to be deleted waits for its queues. What is in flight after that
+/// fails over; a channel that is never polled must not keep the controller.
+const HAND_BACK_LIMIT: Duration = Duration::from_secs(1);
 
 impl Control {
     pub(super) fn channel_opened(&mut self, channel: Arc<ChannelShared>, now: Instant) {
@@ -38,6 +42,7 @@ impl Control {
                 self.give_to_refused(at, qid, now);
             }
             self.finish_teardown(at, now);
+            self.finish_delete(at, now);
             self.drain(at, now);
         }
     }
@@ -125,8 +130,45 @@ impl Control {
         let Some(at) = self.find_association(id) else { return };
         if let Some(slot) = self.slots[at].as_mut() {
             slot.map.releasing.remove(&channel);
+            slot.map.handed.retain(|_, (owner, _)| *owner != channel);
         }
         self.finish_teardown(at, now);
+        self.finish_delete(at, now);
+    }
+
+    /// A live controller is to be deleted: its paths take no more requests, and the channels give
+    /// their queues back when what is in flight has ended. Only then is it told to shut down, for
+    /// it may answer nothing, or with an error, after that.
+    pub(super) fn take_queues_back(&mut self, at: usize, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        if slot.delete_by.is_some() {
+            return;
+        }
+        slot.delete_by = Some(now + HAND_BACK_LIMIT);
+        self.set_paths_unready(at, now);
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        for (owner, _) in slot.map.handed.values() {
+            // One that has not been taken out of the letter box needs no giving back.
+            if let Some(channel) = self.channels.get(owner)
+                && !channel.retract(slot.id)
+            {
+                channel.send(Letter::QueueDrain(slot.id));
+                slot.map.releasing.insert(*owner);
+            }
+        }
+        self.finish_delete(at, now);
+    }
+
+    /// Deletes the controller once its queues are back, or the time is up.
+    pub(super) fn finish_delete(&mut self, at: usize, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        let over = slot.map.releasing.is_empty() || slot.delete_by.is_some_and(|t| t <= now);
+        if slot.delete_by.is_some() && over {
+            slot.delete_by = None;
+            slot.map.releasing.clear();
+            slot.machine.delete(now);
+            self.drain(at, now);
+        }
     }
 
     /// The slot of an association, if it is still the current one.

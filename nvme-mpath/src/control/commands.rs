@@ -129,6 +129,7 @@ impl Control {
             queues: Vec::new(),
             map: QueueMap::default(),
             teardown_by: None,
+            delete_by: None,
             restart_at: None,
             info: None,
             namespaces: Default::default(),

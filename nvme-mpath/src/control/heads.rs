@@ -370,7 +370,7 @@ fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>, reported: u64) -> Path {
         association: slot.id,
         info: Arc::clone(info),
         reported,
-        ready: true,
+        ready: slot.delete_by.is_none(),
         ana: ana_state(slot, info),
         ana_pending: false,
         awaited: awaited(slot),

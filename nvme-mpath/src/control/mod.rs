@@ -221,6 +221,10 @@ impl Control {
             self.drop_slot(at);
             return;
         }
+        if slot.machine.state() == State::Live && !self.shutting_down {
+            self.take_queues_back(at, now);
+            return;
+        }
         slot.machine.delete(now);
         self.drain(at, now);
     }

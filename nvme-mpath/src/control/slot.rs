@@ -41,7 +41,7 @@ pub(super) struct QueueMap {
     pub(super) handed: BTreeMap<u16, (ChannelId, Arc<Traffic>)>,
     /// Channels that got none, because the controller grants too few.
     pub(super) refused: BTreeSet<ChannelId>,
-    /// Channels that still have a queue of the association that is being torn down.
+    /// Channels that still have a queue of the association that is being torn down or deleted.
     pub(super) releasing: BTreeSet<ChannelId>,
     /// Identifiers below this one have been used on this association. A target may still hold on
     /// to a queue that was just closed, so a fresh identifier is better than a used one.
@@ -61,6 +61,9 @@ pub(super) struct Slot {
     pub(super) map: QueueMap,
     /// When the channels' queues are given up, if they have not been released by then.
     pub(super) teardown_by: Option<Instant>,
+    /// The controller is to be deleted once the channels have given their queues back, or at this
+    /// time.
+    pub(super) delete_by: Option<Instant>,
     /// When the controller begins anew after it was given up.
     pub(super) restart_at: Option<Instant>,
     pub(super) info: Option<Arc<ControllerInfo>>,
@@ -77,7 +80,7 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let mut next = earlier(self.machine.deadline(), self.teardown_by);
-        next = earlier(next, self.restart_at);
+        next = earlier(next, earlier(self.restart_at, self.delete_by));
         for q in &self.queues {
             if q.queue.has_pending_work() {
                 return Some(now);
