@@ -41,6 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<Summary, Failure> {
     } else if !interrupted.load(Ordering::Acquire) && !stage.meter.all_ended() {
         stage.timeline.step("everything that was written is read back");
         stage.read_everything()?;
+        stage.tell_findings();
     } else {
         // Whatever waits for a path is not waited for.
         stage.head.set_fail_if_no_path(true);

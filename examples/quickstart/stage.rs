@@ -175,6 +175,21 @@ impl Stage {
         self.until("reading everything back", Duration::from_secs(120), over)
     }
 
+    /// Tells how fast the work goes.
+    pub fn tell_rate(&mut self, how: &str) {
+        let text = format!("{how} at {}", self.meter.sample());
+        self.timeline.say("work", &text);
+    }
+
+    /// Tells whether anything was found to be wrong so far.
+    pub fn tell_findings(&mut self) {
+        let text = match self.meter.bad() {
+            0 => "every block is as it must be".to_owned(),
+            bad => format!("{bad} blocks are NOT as they must be"),
+        };
+        self.timeline.say("work", &text);
+    }
+
     /// Handles events until a frame is over, or `until`.
     fn turn(&mut self, until: Instant) {
         let frame = until.min(Instant::now() + FRAME);

@@ -31,12 +31,14 @@ pub fn run(window: Duration) -> Result<Summary, Failure> {
     let mut stage = Stage::open(timeline, &[a?, b?], &options(), 1, window)?;
 
     stage.play(Duration::from_secs(1));
+    stage.tell_rate("goes");
     stage.timeline.step("path A is lost");
     target.listener(A)?.disable()?;
     paths(&mut stage, 1)?;
     stage.until_work_goes_on()?;
     stage.timeline.say("work", "fails over to B, and goes on");
     stage.play(Duration::from_millis(700));
+    stage.tell_rate("still goes");
 
     stage.timeline.step("path B is lost, too");
     target.listener(B)?.disable()?;
@@ -60,6 +62,7 @@ pub fn run(window: Duration) -> Result<Summary, Failure> {
     stage.play(Duration::from_millis(500));
     stage.timeline.step("everything that was written is read back");
     stage.read_everything()?;
+    stage.tell_findings();
 
     stage.timeline.step("both paths are lost, for longer than the head waits");
     target.listener(A)?.disable()?;

@@ -87,6 +87,12 @@ impl Meter {
         self.sum(|p| p.parked())
     }
 
+    /// What was found to be wrong so far: blocks, and requests that ended twice.
+    #[must_use]
+    pub fn bad(&self) -> u64 {
+        self.sum(|p| p.bad())
+    }
+
     /// Whether all workers have ended.
     #[must_use]
     pub fn all_ended(&self) -> bool {
@@ -140,7 +146,7 @@ impl Meter {
         }
         self.sample.parked = self.parked();
         self.sample.failed = self.sum(|p| p.failed());
-        self.sample.bad = self.sum(|p| p.bad());
+        self.sample.bad = self.bad();
         &self.sample
     }
 

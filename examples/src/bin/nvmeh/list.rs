@@ -55,8 +55,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         subsystems.iter().for_each(|(nqn, s)| s.print(nqn));
     }
-    for (url, error) in &errors {
-        eprintln!("nvmeh: {url}: {error}");
+    for (_, error) in &errors {
+        eprintln!("nvmeh: {error}");
     }
     host.shutdown()?;
     if errors.is_empty() { Ok(()) } else { Err(Failure::Told) }

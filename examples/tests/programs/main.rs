@@ -1,0 +1,5 @@
+//! The programs as users run them: as processes, on the software target.
+
+mod common;
+mod nvmeh;
+mod quickstart;
