@@ -16,7 +16,7 @@ fn io(url: &str, more: &[&str]) -> Ended {
 #[test]
 fn a_target_is_served_found_listed_and_used() {
     let arguments =
-        ["target", "--listen", "127.0.0.1:0", "127.0.0.1:0", "--ns", "8M", "1M", "--block-size"];
+        ["target", "--listen", "127.0.0.1:0", "127.0.0.1:0", "--ns", "8M", "4M", "--block-size"];
     let arguments = [&arguments[..], &["512", "--nqn", NQN, "--json"]].concat();
     let mut target = Running::start(nvmeh(), &arguments);
     let ready: serde_json::Value = serde_json::from_str(&target.until(&["urls"])).unwrap();
@@ -47,13 +47,13 @@ fn a_target_is_served_found_listed_and_used() {
     assert_eq!([&head["nsid"], &head["block_size"], &head["bytes"]], [1, 512, 8 << 20]);
     assert_eq!([&head["state"], &head["paths"][0]["ana"]], ["live", "optimized"]);
     assert!(head["uuid"].is_string() && head["paths"].as_array().unwrap().len() == 2);
-    assert_eq!(subsystem["heads"][1]["bytes"], 1 << 20);
+    assert_eq!(subsystem["heads"][1]["bytes"], 4 << 20);
     let shown = run(nvmeh(), &["list", urls[0]]);
     assert!(shown.stdout.contains("namespace 1: 8 MiB, 16384 blocks of 512 B"), "{shown:?}");
 
     for more in [
         &["--rw", "randrw", "--bs", "512"][..],
-        &["--rw", "read", "--bs", "1M", "--qd", "2", "--nsid", "2", "--size", "1M"],
+        &["--rw", "read", "--bs", "1M", "--qd", "2", "--nsid", "2"],
         &["--rw", "randwrite", "--bs", "8k", "--channels", "2", "--offset", "512"],
     ] {
         let ended = io(urls[0], more);
