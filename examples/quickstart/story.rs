@@ -1,10 +1,11 @@
 //! Both paths are lost twice: once one comes back in time, once it does not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nvme_core::nqn::Nqn;
+use nvme_core::spec::opcode::NvmOpcode;
 use nvme_mpath::{ControllerOptions, HeadState};
-use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
+use nvme_target::{FaultAction, FaultRule, NamespaceConfig, SubsystemConfig, Target};
 
 use crate::stage::{Failure, SOON, Stage};
 use crate::timeline::Timeline;
@@ -33,6 +34,7 @@ pub fn run(window: Duration) -> Result<Summary, Failure> {
     stage.play(Duration::from_secs(1));
     stage.tell_rate("goes");
     stage.timeline.step("path A is lost");
+    strand(&target)?;
     target.listener(A)?.disable()?;
     paths(&mut stage, 1)?;
     stage.until_work_goes_on()?;
@@ -92,6 +94,23 @@ pub fn run(window: Duration) -> Result<Summary, Failure> {
     summary.check(summary.tally.waited > 0, "no request that had waited succeeded");
     summary.check(summary.tally.failed_after_removal > 0, "no request failed with the removal");
     Ok(summary)
+}
+
+/// Lets path A swallow a few reads, so that some requests are under way there when it is lost. A
+/// target that has just answered everything would leave nothing to fail over.
+fn strand(target: &Target) -> Result<(), Failure> {
+    const READS: u64 = 4;
+    let rule = FaultRule::new(FaultAction::Drop).listener(A).io().opcode(NvmOpcode::READ.0);
+    let fault = target.add_fault(rule.times(READS));
+    let begun = Instant::now();
+    while target.fault_hits(fault) != Some(READS) {
+        if begun.elapsed() > SOON {
+            return Err("no reads come along path A".into());
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    target.remove_fault(fault);
+    Ok(())
 }
 
 /// A lost controller is given up at once, so that its path leaves and the removal can be shown

@@ -59,9 +59,14 @@ pub fn url(target: &Target, listener: usize) -> String {
 
 /// Waits until a program has done some I/O on the target.
 pub fn wait_for_io(target: &Target) {
+    wait_for(target, |t| t.stats().io_commands.values().sum::<u64>() >= 2000);
+}
+
+/// Waits until something is the case.
+pub fn wait_for(target: &Target, is_so: impl Fn(&Target) -> bool) {
     let until = Instant::now() + LIMIT;
-    while target.stats().io_commands.values().sum::<u64>() < 2000 {
-        assert!(Instant::now() < until, "no I/O comes: {:?}", target.stats());
+    while !is_so(target) {
+        assert!(Instant::now() < until, "it does not come: {:?}", target.stats());
         std::thread::sleep(Duration::from_millis(1));
     }
 }

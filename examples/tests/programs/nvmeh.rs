@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::common::{Ended, NQN, Running, nvmeh, run, target, url, wait_for_io};
+use crate::common::{Ended, NQN, Running, nvmeh, run, target, url, wait_for, wait_for_io};
 use nvme_core::spec::Status;
 use nvme_core::spec::opcode::NvmOpcode;
 use nvme_target::{FaultAction, FaultRule};
@@ -74,12 +74,15 @@ fn a_path_is_lost_and_nothing_else() {
     let urls = [url(&target, 0), url(&target, 1)];
     let arguments = ["io", &urls[0], &urls[1], "--rw", "randrw", "--verify", "--write-ok"];
     let arguments = [&arguments[..], &["--size", "4M", "--time", "3", "--json"]].concat();
+    // So that some requests are on the path when it is lost.
+    let stuck = FaultRule::new(FaultAction::Drop).listener(0).io().opcode(NvmOpcode::READ.0);
+    let stuck = target.add_fault(stuck.skip(100).times(4));
     let program = Running::start(nvmeh(), &arguments);
-    wait_for_io(&target);
+    wait_for(&target, |t| t.fault_hits(stuck) == Some(4));
     target.listener(0).unwrap().disable().unwrap();
     let ended = program.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.json()["failovers"].as_u64() > Some(0), "{ended:?}");
+    assert!(ended.json()["failovers"].as_u64() >= Some(4), "{ended:?}");
     assert!(ended.stderr.contains("down"), "{ended:?}");
 }
 
