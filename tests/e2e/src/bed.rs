@@ -1,5 +1,8 @@
 //! Targets that tests run on: Linux's own in the guest, and the software target.
 
+use std::sync::Mutex;
+use std::time::Duration;
+
 use nvme_core::ana::AnaState;
 use nvme_core::nqn::{Nqn, Uuid};
 use nvme_core::spec::opcode::NvmOpcode;
@@ -8,7 +11,6 @@ use nvme_target::{
     TargetBuilder,
 };
 use nvme_vm::{Guest, Shared};
-use std::sync::Mutex;
 
 /// The ports of a bed.
 pub const PORTS: [u16; 2] = [1, 2];
@@ -48,6 +50,11 @@ pub trait Bed {
     fn set_uuid(&self, nsid: u32, uuid: Uuid);
     /// Sets the size of a namespace in its blocks.
     fn resize(&self, nsid: u32, blocks: u64);
+    /// Begins to count what comes to the ports.
+    fn watch(&self);
+    /// How many writes of 4 KiB came to a port since [`Bed::watch`], more or less: what else came is
+    /// counted as well, by its size.
+    fn writes_seen(&self, port: u16) -> u64;
 }
 
 /// Linux's own target, in the guest that all tests of a binary share.
@@ -129,6 +136,30 @@ impl Bed for Nvmet {
     fn resize(&self, nsid: u32, blocks: u64) {
         self.guest.resize_namespace(nsid, blocks).expect("resizing a namespace");
     }
+
+    fn watch(&self) {
+        let rule = |port| {
+            let service = self.guest.guest_addr(port).expect("a port of the guest").port();
+            format!("tcp dport {service} counter name port{port}\n")
+        };
+        let counters = PORTS.map(|port| format!("counter port{port} {{ }}\n")).concat();
+        let rules = PORTS.map(rule).concat();
+        let chain = format!("chain in {{\ntype filter hook input priority -10\n{rules}}}\n");
+        let table = "inet watch";
+        let script = format!(
+            "touch /run/nft-used\nnft 'add table {table}\ndelete table {table}\n\
+             table {table} {{\n{counters}{chain}}}'"
+        );
+        let _ = self.guest.sh(&script).expect("counting what comes");
+    }
+
+    fn writes_seen(&self, port: u16) -> u64 {
+        let script = format!("nft list counter inet watch port{port}");
+        let text = self.guest.sh(&script).expect("reading a counter");
+        let mut words = text.split_whitespace().skip_while(|word| *word != "bytes").skip(1);
+        let bytes = words.next().and_then(|word| word.parse::<u64>().ok());
+        bytes.unwrap_or_else(|| panic!("no counter in {text}")) / 4096
+    }
 }
 
 /// The software target, in this process.
@@ -137,6 +168,7 @@ pub struct Software {
     pub target: Target,
     subnqn: Nqn,
     silences: Mutex<Vec<(u16, FaultId)>>,
+    watches: Mutex<Vec<(FaultId, u16)>>,
 }
 
 impl Software {
@@ -168,7 +200,15 @@ impl Software {
         let builder = Target::builder().subsystem(subsystem(config));
         let builder = PORTS.iter().fold(builder, |b, _| b.listen("127.0.0.1:0"));
         let target = target(builder).start().expect("a target");
-        Self { target, subnqn, silences: Mutex::default() }
+        Self { target, subnqn, silences: Mutex::default(), watches: Mutex::default() }
+    }
+
+    /// Ends what [`Bed::watch`] began.
+    pub fn watch_no_more(&self) {
+        let mut watches = self.watches.lock().expect("no panic with the lock held");
+        for (id, _) in watches.drain(..) {
+            let _ = self.target.remove_fault(id);
+        }
     }
 
     /// The listener of a port.
@@ -257,20 +297,25 @@ impl Bed for Software {
         self.target.set_namespace_ids(nsid, ids).expect("setting identifiers");
     }
 
+    fn watch(&self) {
+        self.watch_no_more();
+        let mut watches = self.watches.lock().expect("no panic with the lock held");
+        for port in PORTS {
+            // A rule that changes nothing, for the sake of its count.
+            let rule = FaultRule::new(FaultAction::Delay(Duration::ZERO));
+            let rule = rule.listener(Self::listener(port)).io().opcode(NvmOpcode::WRITE.0);
+            watches.push((self.target.add_fault(rule), port));
+        }
+    }
+
+    fn writes_seen(&self, port: u16) -> u64 {
+        let watches = self.watches.lock().expect("no panic with the lock held");
+        let found = watches.iter().find(|(_, p)| *p == port);
+        found.and_then(|(id, _)| self.target.fault_hits(*id)).unwrap_or(0)
+    }
+
     fn resize(&self, nsid: u32, blocks: u64) {
         let block_size: u64 = if nsid == 1 { 512 } else { 4096 };
         self.target.resize_namespace(nsid, blocks * block_size).expect("resizing a namespace");
-    }
-}
-
-impl Software {
-    /// Reads and writes that arrived since the start.
-    #[must_use]
-    pub fn io_commands(&self) -> u64 {
-        let stats = self.target.stats();
-        [NvmOpcode::READ, NvmOpcode::WRITE]
-            .iter()
-            .map(|op| stats.io_commands.get(&op.0).copied().unwrap_or(0))
-            .sum()
     }
 }

@@ -1,0 +1,10 @@
+//! I/O goes on while paths fail and return: nothing is lost, nothing is stale, and every request
+//! ends once.
+
+mod ana;
+mod controllers;
+mod namespaces;
+mod paths;
+mod queues;
+mod statuses;
+mod wire;
