@@ -16,6 +16,7 @@ use nvme_core::spec::{Sqe, Status};
 use crate::controller::{Controller, NewController, Peer, Shared};
 use crate::directory::Directory;
 use crate::io::TRANSFER_MAX;
+use crate::logs::ADMIN_QUEUE_ENTRIES;
 use crate::namespace::IoView;
 use crate::subsystem::{State, Subsystem};
 
@@ -111,7 +112,12 @@ pub(crate) fn connect(
         });
     }
     let sqsize = command.sqsize.get();
-    if sqsize == 0 || sqsize >= state.limits.queue_entries {
+    // CAP.MQES limits I/O queues; the admin queue has the limit that the discovery log tells.
+    let entries = match command.qid.get() {
+        0 => state.limits.queue_entries.max(ADMIN_QUEUE_ENTRIES),
+        _ => state.limits.queue_entries,
+    };
+    if sqsize == 0 || sqsize >= entries {
         return Err(Refusal::command_field(offset_of!(ConnectCommand, sqsize)));
     }
     let (cntlid, shared) = if command.qid.get() == 0 {

@@ -23,7 +23,7 @@ use crate::namespace::NSID_MAX;
 /// Temperature that the health log reports: 27 °C in kelvin.
 const TEMPERATURE: u16 = 300;
 /// Entries of an admin submission queue at most, for the discovery log.
-const ADMIN_QUEUE_ENTRIES: u16 = 32;
+pub(crate) const ADMIN_QUEUE_ENTRIES: u16 = 32;
 
 /// The ANA log page with all groups and all namespaces that there can be.
 const ANA_LOG_MAX: usize = size_of::<AnaLogHeader>()
