@@ -1,6 +1,8 @@
 //! Channels and the I/O queues that controllers grant.
 use nvme_core::controller::State;
-use nvme_e2e::{Bed, ChannelExt, LIMIT, Load, Pattern, Session, Software, persistent, wait_until};
+use nvme_e2e::{
+    Bed, ChannelExt, LIMIT, Load, Nvmet, Pattern, Session, Software, persistent, wait_until,
+};
 use nvme_mpath::{Channel, IoError};
 
 const LEN: usize = 4096;
@@ -93,12 +95,12 @@ fn channels_without_a_queue_on_one_path_use_the_other() {
     session.shutdown();
 }
 
-/// Channels are opened and closed under load, on two paths.
-#[test]
-fn channels_come_and_go() {
-    let bed = Software::new();
-    let session = Session::new(&bed);
-    session.connect_all(&bed, &persistent());
+/// Channels are opened and closed under load, on two paths. That costs no controller.
+fn channels_come_and_go(bed: &impl Bed) {
+    let session = Session::new(bed);
+    let mut options = persistent();
+    options.max_io_queues = 4;
+    let controllers = session.connect_all(bed, &options);
     let head = session.head(1);
     session.wait_usable(&head, 2);
     let load = Load::start(session.channel(), &head, 8, LEN);
@@ -115,5 +117,17 @@ fn channels_come_and_go() {
     }
     load.wait_more(30);
     load.stop().assert_clean();
+    let lost = controllers.iter().any(|c| c.reconnects() > 0);
+    assert!(!lost, "a controller was lost: {:#?}", session.take_events());
     session.shutdown();
+}
+
+#[test]
+fn on_nvmet_channels_come_and_go() {
+    channels_come_and_go(&Nvmet::new());
+}
+
+#[test]
+fn on_the_software_target_channels_come_and_go() {
+    channels_come_and_go(&Software::new());
 }
