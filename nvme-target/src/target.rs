@@ -146,6 +146,10 @@ impl Target {
         }
     }
 
+    pub(crate) fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
     /// Adds a listener on `addr`, ADDRESS:PORT, to the running target; its number.
     ///
     /// # Errors

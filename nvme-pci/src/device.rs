@@ -1,0 +1,331 @@
+//! One controller's function, shared by its association and its queues: how it is stopped, and what
+//! outlives a queue.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use nvme_core::spec::identify::IdentifyController;
+use nvme_core::spec::registers::{Cap, Cc, Csts, offset};
+use nvme_core::transport::TransportError;
+use parking_lot::Mutex;
+use zerocopy::FromBytes;
+
+use crate::backend::{Backend, BackendError};
+use crate::counters::Ledger;
+use crate::options::{Notice, Options};
+use crate::pair::Pair;
+use crate::region::RegionMap;
+
+/// The longest that a controller is waited for to become disabled, whatever CAP.TO says: whoever
+/// waits is holding others up. After that the function is reset.
+const DISABLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A descriptor that becomes readable with an interrupt, and the vector that raises it.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt {
+    pub vector: u16,
+    pub fd: Arc<OwnedFd>,
+}
+
+/// What Identify Controller said, as far as the driver itself needs it.
+#[derive(Debug, Default)]
+struct Facts {
+    /// SGLS; 0 before it is known.
+    sgls: AtomicU32,
+    /// Largest transfer in bytes; 0: not known, or no limit.
+    max_transfer: AtomicU64,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Device {
+    backend: Arc<dyn Backend>,
+    cap: Cap,
+    options: Options,
+    ledger: Arc<Ledger>,
+    facts: Facts,
+    /// Nothing may be given to the controller any more; each queue ends with its next poll.
+    dead: AtomicBool,
+    /// Why. The first reason stays.
+    reason: OnceLock<TransportError>,
+    /// The controller reaches no memory any more.
+    stopped: AtomicBool,
+    /// Held while the controller is being stopped.
+    stopping: Mutex<()>,
+    interrupts: Mutex<BTreeMap<u16, Option<Interrupt>>>,
+    regions: Mutex<Arc<RegionMap>>,
+    /// Moves when `regions` does.
+    regions_changed: AtomicU64,
+    /// Queues whose owner has dropped them while the controller may still use their memory.
+    yard: Mutex<Vec<(u16, Pair)>>,
+}
+
+impl Device {
+    /// A function that has been opened and whose registers can be read.
+    ///
+    /// # Errors
+    /// `Lost` if there is no controller behind the registers.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        options: Options,
+        ledger: Arc<Ledger>,
+    ) -> Result<Self, TransportError> {
+        let address = || backend.address().to_owned();
+        let bar = backend.bar0();
+        if bar.len() < offset::DOORBELLS + 8 {
+            return Err(TransportError::Protocol {
+                address: address(),
+                reason: format!(
+                    "BAR 0 has {} bytes, not even the doorbells of the admin queue fit",
+                    bar.len()
+                ),
+            });
+        }
+        let (cap, version) = (bar.read64(offset::CAP), bar.read32(offset::VS));
+        if is_absent(cap, version) {
+            return Err(TransportError::Lost {
+                address: address(),
+                reason: format!("no controller answers (CAP {cap:#018x}, VS {version:#010x})"),
+            });
+        }
+        Ok(Self {
+            backend,
+            cap: Cap(cap),
+            options,
+            ledger,
+            facts: Facts::default(),
+            dead: AtomicBool::new(false),
+            reason: OnceLock::new(),
+            stopped: AtomicBool::new(false),
+            stopping: Mutex::new(()),
+            interrupts: Mutex::default(),
+            regions: Mutex::default(),
+            regions_changed: AtomicU64::new(0),
+            yard: Mutex::default(),
+        })
+    }
+
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    pub fn address(&self) -> String {
+        self.backend.address().to_owned()
+    }
+
+    pub fn cap(&self) -> Cap {
+        self.cap
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Takes note of Identify Controller's answer.
+    pub fn identified(&self, page: &[u8]) {
+        let Ok((id, _)) = IdentifyController::ref_from_prefix(page) else { return };
+        self.facts.sgls.store(id.sgls.get(), Ordering::Relaxed);
+        let limit = match id.mdts {
+            0 => 0,
+            mdts => 4096u64.checked_shl(mdts.into()).unwrap_or(0),
+        };
+        self.facts.max_transfer.store(limit, Ordering::Relaxed);
+    }
+
+    /// Whether I/O commands may use scatter gather lists that begin at a multiple of 4
+    /// (NVMe 2.1 §5.1.13.2.1, SGLS).
+    pub fn takes_sgl(&self) -> bool {
+        self.facts.sgls.load(Ordering::Relaxed) & 0x3 != 0
+    }
+
+    /// The largest transfer of one command in bytes.
+    pub fn max_transfer(&self) -> usize {
+        match self.facts.max_transfer.load(Ordering::Relaxed) {
+            0 => self.options.max_transfer,
+            limit => self.options.max_transfer.min(usize::try_from(limit).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// The interrupt of queue `qid`, `None` if it is to be polled. Where there are fewer interrupts
+    /// than queues, several share the admin queue's.
+    pub fn interrupt(&self, qid: u16) -> Result<Option<Interrupt>, TransportError> {
+        if self.options.notice == Notice::Poll {
+            return Ok(None);
+        }
+        let mut known = self.interrupts.lock();
+        for vector in [qid, 0] {
+            if let Entry::Vacant(unknown) = known.entry(vector) {
+                let fd = self.backend.interrupt(vector).map_err(|e| self.connect_error(&e))?;
+                unknown.insert(fd.map(|fd| Interrupt { vector, fd: Arc::new(fd) }));
+            }
+            if let Some(Some(interrupt)) = known.get(&vector) {
+                return Ok(Some(interrupt.clone()));
+            }
+        }
+        match self.options.notice {
+            Notice::Interrupt => Err(TransportError::Connect {
+                address: self.address(),
+                reason: "irq=1, but the device has no interrupts here".into(),
+            }),
+            _ => Ok(None),
+        }
+    }
+
+    pub fn connect_error(&self, error: &BackendError) -> TransportError {
+        TransportError::Connect { address: self.address(), reason: error.to_string() }
+    }
+
+    /// Replaces the map of regions.
+    pub fn change_regions(&self, change: impl FnOnce(&RegionMap) -> Option<RegionMap>) {
+        let mut regions = self.regions.lock();
+        if let Some(new) = change(&regions) {
+            *regions = Arc::new(new);
+            self.regions_changed.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// The map of regions, if it is not the one of generation `seen`.
+    #[inline]
+    pub fn new_regions(&self, seen: &mut u64) -> Option<Arc<RegionMap>> {
+        let now = self.regions_changed.load(Ordering::Acquire);
+        if *seen == now {
+            return None;
+        }
+        *seen = now;
+        Some(Arc::clone(&self.regions.lock()))
+    }
+
+    #[inline]
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Why the device is dead.
+    pub fn reason(&self) -> TransportError {
+        let closed = || TransportError::Closed { address: self.address() };
+        self.reason.get().cloned().unwrap_or_else(closed)
+    }
+
+    /// Whether the controller reaches no memory any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// The controller, or the way to it, failed: it is stopped.
+    pub fn fail(&self, reason: TransportError) {
+        let _ = self.reason.set(reason);
+        self.stop();
+    }
+
+    /// The first sign of trouble in the registers, if there is one.
+    pub fn trouble(&self) -> Option<TransportError> {
+        let address = || self.address();
+        if self.backend.removal_requested() {
+            let reason = "the device is to be removed".into();
+            return Some(TransportError::Lost { address: address(), reason });
+        }
+        let bar = self.backend.bar0();
+        let csts = Csts(bar.read32(offset::CSTS));
+        if csts.is_absent() {
+            let reason = "CSTS reads as all ones".into();
+            return Some(TransportError::Lost { address: address(), reason });
+        }
+        if csts.is_fatal() {
+            let reason = format!("controller fatal status (CSTS {:#010x})", csts.0);
+            return Some(TransportError::Lost { address: address(), reason });
+        }
+        // QEMU, and a device whose memory decoding is off, read as zero.
+        let version = bar.read32(offset::VS);
+        (version == 0).then(|| TransportError::Lost {
+            address: address(),
+            reason: "VS reads as zero: the device is gone".into(),
+        })
+    }
+
+    /// Makes sure that the controller reaches no memory any more: disables it, and if it does not
+    /// become disabled in time, resets the function, and if that cannot be done, takes away its right
+    /// to reach memory. Whether one of these worked. From any thread; again, if need be.
+    pub fn stop(&self) -> bool {
+        self.dead.store(true, Ordering::Release);
+        let _one_at_a_time = self.stopping.lock();
+        if self.is_stopped() {
+            return true;
+        }
+        let stopped = self.disable() || self.cut_off();
+        if stopped {
+            self.stopped.store(true, Ordering::Release);
+            self.backend.close();
+            self.yard.lock().clear();
+        }
+        stopped
+    }
+
+    /// CC.EN = 0, and CSTS.RDY = 0 in time (NVMe 2.1 §3.5.4).
+    fn disable(&self) -> bool {
+        let bar = self.backend.bar0();
+        if is_absent(bar.read64(offset::CAP), bar.read32(offset::VS)) {
+            return false;
+        }
+        let cc = Cc(bar.read32(offset::CC));
+        bar.write32(offset::CC, cc.with_en(0).with_shn(Cc::SHN_NONE).0);
+        let told = Duration::from_millis(self.cap.timeout_ms().max(500).into());
+        let until = Instant::now() + told.min(DISABLE_LIMIT);
+        loop {
+            let csts = Csts(bar.read32(offset::CSTS));
+            if csts.is_absent() || is_absent(1, bar.read32(offset::VS)) {
+                return false;
+            }
+            if !csts.is_ready() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn cut_off(&self) -> bool {
+        let done = |result| matches!(result, Ok(()) | Err(BackendError::Gone { .. }));
+        done(self.backend.reset()) || done(self.backend.set_bus_master(false))
+    }
+
+    /// Keeps the memory of a queue that its owner has dropped, for as long as the controller may use
+    /// it.
+    pub fn bury(&self, qid: u16, pair: Pair) {
+        let mut yard = self.yard.lock();
+        if !self.is_stopped() {
+            yard.push((qid, pair));
+        }
+    }
+
+    /// The controller has deleted queue `qid` and uses its memory no more (NVMe 2.1 §5.2.3).
+    pub fn deleted(&self, qid: u16) {
+        let freed = self.yard.lock().extract_if(.., |(q, _)| *q == qid).collect::<Vec<_>>();
+        drop(freed);
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if !self.stop() {
+            // The controller cannot be stopped. What it may write to must stay what it is.
+            std::mem::forget(std::mem::take(&mut *self.yard.lock()));
+        }
+    }
+}
+
+/// Whether these are no registers of a controller: all ones is what a removed function reads as,
+/// zero what an emulated one does; neither is possible for a controller that is there
+/// (NVMe 2.1 §3.1.4.1, §3.1.4.2: MQES and the version are not zero).
+pub(crate) const fn is_absent(cap: u64, version: u32) -> bool {
+    cap == u64::MAX || cap == 0 || version == u32::MAX || version == 0
+}

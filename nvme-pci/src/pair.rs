@@ -1,0 +1,274 @@
+//! A queue pair: two rings, the commands in flight, and the memory that the controller uses for them.
+
+use nvme_core::spec::identify::cns;
+use nvme_core::spec::opcode::AdminOpcode;
+use nvme_core::spec::{Cqe, Sqe};
+use nvme_core::transport::{Data, RejectReason, Rejected, Tag, TransportError};
+
+use crate::backend::BackendError;
+use crate::bounce::Pool;
+use crate::counters::QueueCounters;
+use crate::device::Device;
+use crate::dma::{DmaMemory, PAGE};
+use crate::prp::{self, ListPages};
+use crate::region::RegionMap;
+use crate::ring::{CQE_BYTES, CompletionRing, SQE_BYTES, SubmissionRing};
+use crate::sgl;
+use crate::slots::{BadCid, InFlight, Place, SLOTS_MAX, Slots, Watch};
+
+/// Memory of the admin queue for its commands' data: they are few and small.
+const ADMIN_POOL: usize = 1 << 20;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    qid: u16,
+    pub sq: SubmissionRing,
+    pub cq: CompletionRing,
+    slots: Slots,
+    /// PRP lists and SGLs: `list_pages` pages for each slot.
+    lists: DmaMemory,
+    list_pages: usize,
+    pool: Pool,
+    max_transfer: usize,
+    /// Transfers from this size on use SGLs.
+    sgl_from: usize,
+    /// Event requests in flight.
+    events: usize,
+}
+
+impl Pair {
+    /// A pair of at most `entries` entries each.
+    pub fn new(device: &Device, qid: u16, entries: u16) -> Result<Self, TransportError> {
+        let error = |e: BackendError| device.connect_error(&e);
+        let backend = device.backend();
+        let limit = u32::from(SLOTS_MAX) + 1;
+        let entries = u32::from(entries).min(device.cap().max_queue_entries()).min(limit);
+        let entries = u16::try_from(entries).unwrap_or(u16::MAX).max(2);
+        let (sq, entries) = ring_memory(device, entries, SQE_BYTES)?;
+        let (cq, entries) = ring_memory(device, entries, CQE_BYTES)?;
+        let slots = Slots::new(entries - 1);
+
+        let most = device.max_transfer();
+        let (max_transfer, pool) = match qid {
+            0 => (most.min(ADMIN_POOL), ADMIN_POOL),
+            _ => (most, device.options().bounce_bytes.max(most)),
+        };
+        let list_pages = prp::list_pages(max_transfer);
+        let lists = backend.alloc_dma(slots.capacity() * list_pages * PAGE, PAGE);
+        let pool = backend.alloc_dma(pool, PAGE);
+        let sgl_from = match device.options().sgl_threshold {
+            Some(bytes) if qid != 0 && device.takes_sgl() => bytes,
+            _ => usize::MAX,
+        };
+        Ok(Self {
+            qid,
+            sq: SubmissionRing::new(sq, entries),
+            cq: CompletionRing::new(cq, entries),
+            slots,
+            lists: lists.map_err(error)?,
+            list_pages,
+            pool: Pool::new(pool.map_err(error)?),
+            max_transfer,
+            sgl_from,
+            events: 0,
+        })
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.slots.in_flight()
+    }
+
+    /// Commands in flight that will be answered soon: all but event requests.
+    pub fn busy(&self) -> usize {
+        self.slots.in_flight().saturating_sub(self.events)
+    }
+
+    /// Puts a command on the submission ring.
+    pub fn submit(
+        &mut self,
+        mut sqe: Sqe,
+        data: Data,
+        tag: Tag,
+        regions: &RegionMap,
+        counters: &QueueCounters,
+    ) -> Result<(), Rejected> {
+        let reject = |reason, data| Err(Rejected { reason, data });
+        let Some(slot) = self.slots.next_free().filter(|_| !self.sq.is_full()) else {
+            return reject(RejectReason::Full, data);
+        };
+        let place = match self.place(&mut sqe, &data, slot, regions, counters) {
+            Ok(place) => place,
+            Err(reason) => return reject(reason, data),
+        };
+        let watch = if self.qid == 0 { watch(&sqe) } else { Watch::No };
+        self.events += usize::from(watch == Watch::Event);
+        let Some(cid) = self.slots.put(InFlight { tag, data, place, watch }) else {
+            return reject(RejectReason::Full, Data::None);
+        };
+        sqe.cid = cid.into();
+        // There is room: that was looked at first.
+        let _ = self.sq.push(&sqe);
+        counters.command();
+        Ok(())
+    }
+
+    /// Makes the data reachable, and points the command to it.
+    fn place(
+        &mut self,
+        sqe: &mut Sqe,
+        data: &Data,
+        slot: u16,
+        regions: &RegionMap,
+        counters: &QueueCounters,
+    ) -> Result<Place, RejectReason> {
+        let (buffer, host_sends) = match data {
+            // The commands that create queues bring the queue's address themselves.
+            Data::None => return Ok(Place::None),
+            Data::Read(buffer) => (buffer, false),
+            Data::Write(buffer) => (buffer, true),
+        };
+        let bytes = buffer.as_slice();
+        if bytes.is_empty() {
+            sqe.set_prp(0, 0);
+            return Ok(Place::None);
+        }
+        if bytes.len() > self.max_transfer {
+            return Err(RejectReason::TooLarge);
+        }
+        let list =
+            ListPages::new(&self.lists, usize::from(slot) * self.list_pages, self.list_pages);
+        let as_sgl = bytes.len() >= self.sgl_from;
+        // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
+        let at = bytes.as_ptr() as usize;
+        if let Some(pages) = regions.find(bytes).filter(|_| at.is_multiple_of(4)) {
+            let pages = || pages.iter().copied();
+            point(sqe, pages, at % PAGE, bytes.len(), list, as_sgl, counters)
+                .ok_or(RejectReason::TooLarge)?;
+            counters.direct();
+            return Ok(Place::Direct);
+        }
+        let chain =
+            self.pool.take(bytes.len()).ok_or(if self.pool.pages() * PAGE < bytes.len() {
+                RejectReason::TooLarge
+            } else {
+                RejectReason::Full
+            })?;
+        let pages = || self.pool.bus(&chain);
+        if point(sqe, pages, 0, bytes.len(), list, as_sgl, counters).is_none() {
+            self.pool.give(&chain);
+            return Err(RejectReason::TooLarge);
+        }
+        if host_sends {
+            self.pool.fill(&chain, bytes);
+        }
+        counters.bounced(bytes.len());
+        Ok(Place::Bounce(chain))
+    }
+
+    /// Ends the command that a completion entry is for. An entry that cannot be is an error, which
+    /// names the field.
+    pub fn complete(&mut self, cqe: &Cqe) -> Result<InFlight, String> {
+        let (sqid, cid) = (cqe.sqid.get(), cqe.cid.get());
+        if sqid != self.qid {
+            return Err(format!("completion with SQID {sqid} on queue {}", self.qid));
+        }
+        self.sq.set_head(cqe.sqhd.get()).map_err(|bad| {
+            let qid = self.qid;
+            let (said, head, tail) = (bad.said, bad.head, bad.tail);
+            format!(
+                "completion on queue {qid} with SQHD {said}: between {head} and {tail} it must be"
+            )
+        })?;
+        let mut command = self.slots.take(cid).map_err(|bad| {
+            let why = match bad {
+                BadCid::Unknown => "no command in flight has it",
+                BadCid::Stale => "its command has been answered already",
+            };
+            format!("completion on queue {} with CID {cid:#06x}: {why}", self.qid)
+        })?;
+        self.events -= usize::from(command.watch == Watch::Event);
+        // What a failed command has transferred is of no use to anyone (NVMe 2.1 §4.2.3).
+        let arrived = cqe.status().is_success();
+        self.take_back(&mut command, arrived);
+        Ok(command)
+    }
+
+    /// Ends any command, without an answer. The controller must have been stopped.
+    pub fn abandon(&mut self, mut sink: impl FnMut(InFlight)) {
+        self.events = 0;
+        let pool = &mut self.pool;
+        for mut command in self.slots.drain() {
+            if let Place::Bounce(chain) = std::mem::replace(&mut command.place, Place::None) {
+                pool.give(&chain);
+            }
+            sink(command);
+        }
+    }
+
+    /// The device is done with a command's data: what it read goes into the caller's buffer.
+    fn take_back(&mut self, command: &mut InFlight, arrived: bool) {
+        let Place::Bounce(chain) = std::mem::replace(&mut command.place, Place::None) else {
+            return;
+        };
+        if let Data::Read(buffer) = &mut command.data
+            && arrived
+        {
+            self.pool.drain(&chain, buffer.as_mut_slice());
+        }
+        self.pool.give(&chain);
+    }
+}
+
+/// Points a command to its data, by SGL if that is wanted and there is room, else by PRPs.
+fn point<I: Iterator<Item = u64>>(
+    sqe: &mut Sqe,
+    pages: impl Fn() -> I,
+    offset: usize,
+    len: usize,
+    list: ListPages<'_>,
+    as_sgl: bool,
+    counters: &QueueCounters,
+) -> Option<()> {
+    if as_sgl && sgl::build(sqe, pages(), offset, len, list).is_some() {
+        counters.sgl();
+        return Some(());
+    }
+    prp::build(sqe, pages(), offset, len, list)
+}
+
+/// Memory for a ring of `entries` of `size` bytes in one piece, or for as many as fit into one page
+/// where the backend has no larger pieces.
+fn ring_memory(
+    device: &Device,
+    entries: u16,
+    size: usize,
+) -> Result<(DmaMemory, u16), TransportError> {
+    let error = |e| device.connect_error(&e);
+    let backend = device.backend();
+    let memory = backend.alloc_dma(usize::from(entries) * size, PAGE).map_err(error)?;
+    if memory.is_contiguous() && memory.len() >= usize::from(entries) * size {
+        return Ok((memory, entries));
+    }
+    let memory = backend.alloc_dma(PAGE, PAGE).map_err(error)?;
+    if memory.len() < PAGE {
+        let reason = "the backend gave less memory than a page for a ring".into();
+        return Err(TransportError::Connect { address: device.address(), reason });
+    }
+    Ok((memory, entries.min((PAGE / size) as u16)))
+}
+
+/// What of an admin command's end concerns the driver.
+fn watch(sqe: &Sqe) -> Watch {
+    let cdw10 = sqe.cdw10.get();
+    match AdminOpcode(sqe.opcode) {
+        AdminOpcode::IDENTIFY if cdw10 as u8 == cns::CONTROLLER => Watch::Identify,
+        AdminOpcode::DELETE_IO_CQ => Watch::DeleteCq(cdw10 as u16),
+        AdminOpcode::ASYNC_EVENT_REQUEST => Watch::Event,
+        _ => Watch::No,
+    }
+}

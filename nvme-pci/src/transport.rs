@@ -1,0 +1,223 @@
+//! The transport, its endpoints and associations.
+
+use std::any::Any;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use nvme_core::spec::registers::offset;
+use nvme_core::time::Instant;
+use nvme_core::transport::{
+    Association, Endpoint, Queue, QueueParams, Registers, Transport, TransportError, TransportKind,
+    UrlError,
+};
+
+use crate::backend::Open;
+use crate::counters::{Counters, Ledger};
+use crate::device::{Device, is_absent};
+use crate::options::Options;
+use crate::queue::{PciQueue, announce_admin_queue};
+use crate::region::{Registration, Registry};
+use crate::url::Location;
+
+/// Entries of an admin queue at most (AQA, NVMe 2.1 §3.1.4.8).
+const ADMIN_ENTRIES_MAX: u16 = 4096;
+
+/// NVMe over PCIe, for URLs `SCHEME://DEVICE[?parameters]`, where the scheme is that of an [`Open`].
+///
+/// Parameters, apart from those of the backend: `poll=1` or `irq=1` ([`Notice`](crate::Notice)),
+/// `max_transfer`, `bounce` and `sgl` ([`Options`]), all in bytes.
+///
+/// A controller that is lost is disabled, or reset, before its buffers are given back; this takes as
+/// long as the controller does, two seconds at most and a reset after that. It happens in
+/// [`Association::kill`], or in the [`Queue::poll`] that notices a fault.
+///
+/// Cheap to clone; clones share registered memory and counters.
+#[derive(Clone, Debug)]
+pub struct PciTransport {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    open: Box<dyn Open>,
+    options: Options,
+    ledger: Arc<Ledger>,
+    registry: Arc<Registry>,
+}
+
+impl PciTransport {
+    /// A transport that reaches functions through `open`.
+    #[must_use]
+    pub fn new(open: impl Open + 'static) -> Self {
+        Self::with_defaults(open, Options::default())
+    }
+
+    /// The same with other defaults for what a URL leaves open.
+    #[must_use]
+    pub fn with_defaults(open: impl Open + 'static, options: Options) -> Self {
+        let shared = Shared {
+            open: Box::new(open),
+            options,
+            ledger: Arc::default(),
+            registry: Arc::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Makes memory reachable for all controllers of this transport, present and future, so that
+    /// data in it is not copied. It must begin and end on a page of 4 KiB. Where a device cannot
+    /// reach it, its data is copied all the same ([`Counters::bounced`]).
+    ///
+    /// `owner` is dropped when the registration has been dropped and no device reaches the memory
+    /// any more, which may be later.
+    ///
+    /// # Safety
+    /// `ptr` must be valid for reads and writes of `len` bytes until `owner` is dropped, and no
+    /// buffer in it may be in a queue when the [`Registration`] is dropped.
+    #[expect(unsafe_code, reason = "the memory is the caller's")]
+    pub unsafe fn register_memory(
+        &self,
+        ptr: NonNull<u8>,
+        len: usize,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Registration {
+        // SAFETY: passed on.
+        unsafe { self.shared.registry.add(ptr, len, owner) }
+    }
+
+    /// What all queues did since the transport was made.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.shared.ledger.read()
+    }
+}
+
+impl Transport for PciTransport {
+    fn scheme(&self) -> &'static str {
+        self.shared.open.scheme()
+    }
+
+    fn endpoint(&self, url: &str) -> Result<Arc<dyn Endpoint>, UrlError> {
+        let scheme = self.scheme();
+        let parse = || {
+            let mut location = Location::parse(scheme, url)?;
+            let options = self.shared.options.clone().with_parameters(&mut location)?;
+            location.device = self.shared.open.check(&location)?;
+            Ok((location, options))
+        };
+        let (location, options) =
+            parse().map_err(|reason| UrlError { url: url.chars().take(256).collect(), reason })?;
+        let address = format!("{scheme}://{}", location.device);
+        let shared = Arc::clone(&self.shared);
+        Ok(Arc::new(PciEndpoint { shared, location, options, address }))
+    }
+}
+
+/// The address of one function.
+#[derive(Debug)]
+struct PciEndpoint {
+    shared: Arc<Shared>,
+    location: Location,
+    options: Options,
+    address: String,
+}
+
+impl Endpoint for PciEndpoint {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn subsystem_nqn(&self) -> Option<&str> {
+        None
+    }
+
+    fn associate(&self, _now: Instant) -> Result<Box<dyn Association>, TransportError> {
+        let backend = self.shared.open.open(&self.location).map_err(|e| {
+            TransportError::Connect { address: self.address.clone(), reason: e.to_string() }
+        })?;
+        let connect_error = |e: crate::BackendError| TransportError::Connect {
+            address: self.address.clone(),
+            reason: e.to_string(),
+        };
+        backend.set_bus_master(true).map_err(connect_error)?;
+        let ledger = Arc::clone(&self.shared.ledger);
+        let device = Arc::new(Device::new(backend, self.options.clone(), ledger)?);
+        self.shared.registry.add_device(&device);
+        Ok(Box::new(PciAssociation { device }))
+    }
+}
+
+/// One use of a function, from its opening until it is stopped.
+#[derive(Debug)]
+struct PciAssociation {
+    device: Arc<Device>,
+}
+
+impl Association for PciAssociation {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Memory
+    }
+
+    fn registers(&mut self) -> Option<&mut dyn Registers> {
+        Some(self)
+    }
+
+    fn open_queue(
+        &mut self,
+        params: QueueParams,
+        now: Instant,
+    ) -> Result<Box<dyn Queue>, TransportError> {
+        if self.device.is_dead() {
+            return Err(self.device.reason());
+        }
+        let entries = match params.qid {
+            0 => params.entries.min(ADMIN_ENTRIES_MAX),
+            _ => params.entries,
+        };
+        let queue = PciQueue::new(&self.device, params.qid, entries, now)?;
+        if let (0, Some(pair)) = (params.qid, queue.pair()) {
+            announce_admin_queue(&self.device, pair).ok_or_else(|| TransportError::Connect {
+                address: self.device.address(),
+                reason: "the admin queue's rings have no bus address".into(),
+            })?;
+        }
+        Ok(Box::new(queue))
+    }
+
+    fn kill(&mut self) {
+        self.device.stop();
+    }
+
+    fn max_transfer(&self) -> Option<usize> {
+        Some(self.device.options().max_transfer)
+    }
+}
+
+impl Registers for PciAssociation {
+    fn read32(&mut self, offset: u32) -> u32 {
+        self.device.backend().bar0().read32(offset as usize)
+    }
+
+    /// A controller that is gone reads as zero on some machines, which the layer above would take
+    /// for a bad value; here it reads as all ones everywhere.
+    fn read64(&mut self, offset: u32) -> u64 {
+        let bar = self.device.backend().bar0();
+        let value = bar.read64(offset as usize);
+        let is_cap = offset as usize == offset::CAP;
+        if is_cap && is_absent(value, bar.read32(offset::VS)) { u64::MAX } else { value }
+    }
+
+    fn write32(&mut self, offset: u32, value: u32) {
+        self.device.backend().bar0().write32(offset as usize, value);
+    }
+
+    fn write64(&mut self, offset: u32, value: u64) {
+        self.device.backend().bar0().write64(offset as usize, value);
+    }
+}
+
+impl Drop for PciAssociation {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

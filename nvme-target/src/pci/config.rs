@@ -1,0 +1,122 @@
+//! How a device presents itself.
+
+/// Describes a PCI function with an NVMe controller behind it.
+#[derive(Clone, Debug)]
+pub struct PciConfig {
+    pub(crate) port: usize,
+    pub(crate) mqes: Option<u16>,
+    pub(crate) dstrd: u8,
+    pub(crate) mpsmin: u8,
+    pub(crate) ready_units: u8,
+    pub(crate) bar_bytes: usize,
+    pub(crate) vectors: u16,
+    pub(crate) inline: bool,
+}
+
+impl Default for PciConfig {
+    fn default() -> Self {
+        Self {
+            port: 1 << 16,
+            mqes: None,
+            dstrd: 0,
+            mpsmin: 0,
+            ready_units: 15,
+            bar_bytes: 16 << 10,
+            vectors: 64,
+            inline: false,
+        }
+    }
+}
+
+impl PciConfig {
+    /// A sound device: a BAR of 16 KiB, 64 interrupts, doorbells 4 bytes apart, ready within 7.5 s,
+    /// queues as long as the subsystem allows.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number under which ANA states are set for this device, as listeners have theirs
+    /// ([`Subsystem::set_ana`](crate::Subsystem::set_ana)); 65,536 by default.
+    #[must_use]
+    pub fn port(mut self, port: usize) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// CAP.MQES as it stands in the register: 0 breaks the specification.
+    #[must_use]
+    pub fn mqes(mut self, mqes: u16) -> Self {
+        self.mqes = Some(mqes);
+        self
+    }
+
+    /// CAP.DSTRD, 0 to 15: doorbells are 4 shifted by so much apart.
+    #[must_use]
+    pub fn doorbell_stride(mut self, dstrd: u8) -> Self {
+        self.dstrd = dstrd & 0xf;
+        self
+    }
+
+    /// CAP.MPSMIN, 0 to 15: the smallest page is 4 KiB shifted by so much.
+    #[must_use]
+    pub fn smallest_page(mut self, mpsmin: u8) -> Self {
+        self.mpsmin = mpsmin & 0xf;
+        self
+    }
+
+    /// CAP.TO: the longest time to become ready, in units of 500 ms.
+    #[must_use]
+    pub fn ready_units(mut self, units: u8) -> Self {
+        self.ready_units = units;
+        self
+    }
+
+    /// Length of BAR 0 in bytes.
+    #[must_use]
+    pub fn bar_bytes(mut self, bytes: usize) -> Self {
+        self.bar_bytes = bytes;
+        self
+    }
+
+    /// Interrupts that the device has.
+    #[must_use]
+    pub fn vectors(mut self, vectors: u16) -> Self {
+        self.vectors = vectors;
+        self
+    }
+
+    /// Carries commands out within the write to the doorbell, on the host's thread: for tests and
+    /// benches that want no second thread.
+    #[must_use]
+    pub fn inline(mut self) -> Self {
+        self.inline = true;
+        self
+    }
+}
+
+/// A misbehaviour of a device, on top of the target's [fault rules](crate::FaultRule), of which a
+/// device knows those that act on single commands and their answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PciFault {
+    /// CSTS.RDY stays 0 when the controller is enabled.
+    NeverReady,
+    /// CC.EN = 0 is ignored: the controller goes on until it is reset.
+    StuckEnabled,
+    /// CSTS.CFS is set, and nothing is done any more, after so many further I/O commands.
+    FatalAfter(u64),
+    /// I/O commands are fetched and kept. While the controller is enabled, each step writes FFh over
+    /// all of what the kept reads may write to.
+    Stall,
+    /// The next I/O command is answered twice.
+    AnswerTwice,
+    /// The next I/O answer has these bits of its command identifier flipped.
+    WrongCid(u16),
+    /// The next I/O answer names this submission queue.
+    WrongSqid(u16),
+    /// The next I/O answer reports this submission queue head.
+    WrongSqhd(u16),
+    /// The next I/O answer has the phase tag of the pass before: it cannot be seen.
+    WrongPhase,
+}

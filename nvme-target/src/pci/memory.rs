@@ -1,0 +1,22 @@
+//! What the device needs of the machine it is in.
+
+use std::fmt;
+
+/// Memory that the device reads and writes by bus address.
+pub trait HostMemory: Send + Sync + fmt::Debug {
+    /// Reads from `address` on; false if any of it is no memory, and `to` is then worthless.
+    fn read(&self, address: u64, to: &mut [u8]) -> bool;
+
+    /// Writes from `address` on; false if any of it is no memory.
+    fn write(&self, address: u64, from: &[u8]) -> bool;
+
+    /// Writes 8 bytes at `address`, a multiple of 8, at once, and after everything that was written
+    /// before; false if that is no memory. In the machine's byte order.
+    fn store(&self, address: u64, value: u64) -> bool;
+}
+
+/// Where interrupts go.
+pub trait Interrupts: Send + Sync + fmt::Debug {
+    /// Raises interrupt `vector`.
+    fn raise(&self, vector: u16);
+}

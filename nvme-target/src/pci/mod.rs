@@ -1,0 +1,19 @@
+//! The PCI front: a function with registers, doorbells and DMA, in front of the model.
+//!
+//! A [`PciDevice`] is steered like hardware: registers are read and written, memory is reached
+//! through [`HostMemory`], interrupts go to [`Interrupts`]. Who connects those to a host is not its
+//! business: a driver in the same process, or a server that offers the function to another one.
+
+mod admin;
+mod config;
+mod data;
+mod device;
+mod engine;
+mod execute;
+mod memory;
+mod peer;
+mod rings;
+
+pub use config::{PciConfig, PciFault};
+pub use device::{PciDevice, PciStats, PciWorker};
+pub use memory::{HostMemory, Interrupts};
