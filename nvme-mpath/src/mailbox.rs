@@ -73,6 +73,12 @@ pub(crate) enum Command {
         association: AssociationId,
         channel: ChannelId,
     },
+    /// A channel that is being closed has no use for this queue any more.
+    QueueReturned {
+        association: AssociationId,
+        channel: ChannelId,
+        queue: Box<dyn Queue>,
+    },
     /// A channel got an ANA error for this namespace.
     AnaError {
         association: AssociationId,

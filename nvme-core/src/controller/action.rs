@@ -19,7 +19,8 @@ pub enum Action {
     /// [`association_failed`](super::Controller::association_failed). Never comes while an earlier
     /// association waits to be torn down.
     Associate,
-    /// Open a queue of the association. Answered by
+    /// Open a queue of the association; one that the driver still has under this identifier is
+    /// dropped first. Answered by
     /// [`queue_ready`](super::Controller::queue_ready) or
     /// [`queue_failed`](super::Controller::queue_failed).
     OpenQueue(QueueParams),

@@ -9,9 +9,14 @@ use super::machine::{Controller, Phase};
 use crate::buffer::Buffer;
 use crate::spec::fabrics::{ConnectAttributes, ConnectData};
 use crate::spec::{Sqe, Status};
-use crate::time::{Instant, earlier};
+use crate::time::{Duration, Instant, earlier};
 use crate::transport::{Data, QueueParams, QueueSetup, TransportError, TransportKind};
 use zerocopy::IntoBytes;
+
+/// How often a queue is tried again whose identifier the controller says is still in use, and the
+/// pause before. A target may take a moment to see that the connection which had it is gone.
+const REUSE_TRIES: u32 = 20;
+const REUSE_PAUSE: Duration = Duration::from_millis(100);
 
 /// An I/O queue of the present association.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ enum IoQueue {
     Opening(Instant),
     /// Its Connect or its two Create commands are under way; the submission queue's is kept here.
     Starting(Option<Sqe>),
+    /// Its identifier is still in use; opened again then.
+    Paused(Instant),
     /// Handed over to its owner.
     Live,
     /// Not wanted any more; the controller may still have it.
@@ -32,12 +39,14 @@ enum IoQueue {
 #[derive(Debug, Default)]
 pub(super) struct IoQueues {
     queues: BTreeMap<u16, IoQueue>,
+    /// Times that a queue was found still in use.
+    in_use: BTreeMap<u16, u32>,
 }
 
 impl IoQueues {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.queues.values().fold(None, |at, queue| match queue {
-            IoQueue::Opening(limit) => earlier(at, Some(*limit)),
+            IoQueue::Opening(limit) | IoQueue::Paused(limit) => earlier(at, Some(*limit)),
             _ => at,
         })
     }
@@ -70,7 +79,7 @@ impl Controller {
         }
         match self.link.io.queues.get_mut(&qid) {
             Some(queue @ IoQueue::Live) => *queue = IoQueue::Left,
-            Some(IoQueue::Opening(_) | IoQueue::Starting(_))
+            Some(IoQueue::Opening(_) | IoQueue::Starting(_) | IoQueue::Paused(_))
                 if self.link.kind == TransportKind::Fabrics =>
             {
                 self.link.io.queues.remove(&qid);
@@ -104,7 +113,7 @@ impl Controller {
             // Under way since before it was unwanted; it will be handed over after all.
             Some(IoQueue::Opening(_) | IoQueue::Starting(_) | IoQueue::Deleting) => return,
             Some(IoQueue::Left) if memory => return self.delete_io_queue(now, qid),
-            Some(IoQueue::Left | IoQueue::Live) | None => {}
+            Some(IoQueue::Left | IoQueue::Live | IoQueue::Paused(_)) | None => {}
         }
         let open_timeout = self.config.connect_timeout;
         self.link.io.queues.insert(qid, IoQueue::Opening(now + open_timeout));
@@ -163,9 +172,22 @@ impl Controller {
     pub(super) fn io_queue_connected(&mut self, now: Instant, qid: u16, status: Status) {
         if status.is_success() {
             self.io_queue_live(now, qid);
-        } else {
+        } else if !self.pause_if_in_use(now, qid, status) {
             self.io_queue_refused(now, qid, Purpose::IoConnect(qid).name(), status);
         }
+    }
+
+    /// Whether the identifier is only not free yet, so that the queue is worth another try.
+    fn pause_if_in_use(&mut self, now: Instant, qid: u16, status: Status) -> bool {
+        let in_use = self.is_live() && status.is(Status::SEQUENCE_ERROR);
+        let io = &mut self.link.io;
+        let tries = io.in_use.entry(qid).or_default();
+        let again = in_use && *tries < REUSE_TRIES;
+        if again {
+            *tries += 1;
+            io.queues.insert(qid, IoQueue::Paused(now + REUSE_PAUSE));
+        }
+        again
     }
 
     pub(super) fn cq_created(&mut self, now: Instant, qid: u16, status: Status) {
@@ -199,6 +221,7 @@ impl Controller {
     fn io_queue_live(&mut self, now: Instant, qid: u16) {
         let wanted = self.wanted.contains(&qid);
         let queue = if wanted { IoQueue::Live } else { IoQueue::Left };
+        self.link.io.in_use.remove(&qid);
         self.link.io.queues.insert(qid, queue);
         if wanted {
             let in_capsule = self.link.in_capsule;
@@ -224,6 +247,14 @@ impl Controller {
     }
 
     pub(super) fn io_queue_timeout(&mut self, now: Instant) {
+        let paused = |(qid, q): (&u16, &IoQueue)| match q {
+            IoQueue::Paused(at) if *at <= now => Some(*qid),
+            _ => None,
+        };
+        let due: Vec<u16> = self.link.io.queues.iter().filter_map(paused).collect();
+        for qid in due {
+            self.open_io_queue(now, qid);
+        }
         if self.link.io.deadline().is_some_and(|at| at <= now) {
             let error = self.timeout_error("opening an I/O queue", self.config.connect_timeout);
             self.fail(now, error);

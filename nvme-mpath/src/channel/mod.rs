@@ -43,7 +43,7 @@ const IDLE_ROUNDS: u32 = 64;
 
 /// The I/O of one thread. `Send`, not `Sync`: it may be moved, but not shared.
 ///
-/// Dropping a channel closes its queues; requests that are under way are not completed, and their
+/// Dropping a channel gives its idle queues back, for the next channel, and closes the others; requests that are under way are not completed, and their
 /// buffers are dropped after the queues are closed.
 pub struct Channel {
     shared: Arc<Shared>,
@@ -300,8 +300,11 @@ impl AsFd for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // Closed before their identifiers are given to somebody else.
-        self.queues = Queues::default();
+        // The others are closed before their identifiers are given to somebody else.
+        let channel = self.letters.id;
+        for (association, queue) in self.queues.take_idle() {
+            self.shared.commands.send(Command::QueueReturned { association, channel, queue });
+        }
         self.shared.commands.send(Command::ChannelClosed(self.letters.id));
     }
 }

@@ -128,6 +128,15 @@ impl Queues {
         *self.slot(association) = Entry::Queue(at);
     }
 
+    /// Takes everything out: the queues that somebody else can go on with, and nothing in flight on
+    /// them. The others are dropped.
+    pub(super) fn take_idle(&mut self) -> Vec<(AssociationId, Box<dyn Queue>)> {
+        self.by_slot.clear();
+        let idle = |q: &ChannelQueue| q.queue.in_flight() == 0 && !q.draining;
+        let list = std::mem::take(&mut self.list).into_iter();
+        list.filter(idle).map(|q| (q.association, q.queue)).collect()
+    }
+
     /// Takes the queue at `place` out.
     pub(super) fn remove(&mut self, place: usize, epoll: impl AsFd) -> ChannelQueue {
         let gone = self.list.swap_remove(place);

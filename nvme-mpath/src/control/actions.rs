@@ -45,7 +45,12 @@ impl Control {
                         None
                     });
                 }
-                Action::QueueLive { qid, in_capsule } => self.hand_over(at, qid, in_capsule),
+                Action::QueueLive { qid, in_capsule } => {
+                    if let Some(slot) = self.slots[at].as_mut() {
+                        slot.in_capsule = in_capsule;
+                    }
+                    self.hand_over(at, qid);
+                }
                 Action::Teardown => self.tear_down(at, now),
                 Action::Event(event) => self.on_event(at, event, now),
                 // `Action` may grow; a driver that does not know an action cannot carry it out.
@@ -73,6 +78,7 @@ impl Control {
     }
 
     fn open_queue(&mut self, at: usize, params: nvme_core::transport::QueueParams, now: Instant) {
+        self.forget_queue(at, params.qid);
         let Some(slot) = self.slots[at].as_mut() else { return };
         let Some(association) = slot.association.as_mut() else { return };
         match association.open_queue(params, now) {
@@ -87,7 +93,7 @@ impl Control {
     }
 
     /// Registers the descriptor of a queue, anew if it has changed.
-    fn register(&mut self, at: usize, qid: u16) {
+    pub(super) fn register(&mut self, at: usize, qid: u16) {
         let Some(slot) = self.slots[at].as_mut() else { return };
         let Some(own) = slot.queue(qid) else { return };
         let fd = own.queue.fd().map(|fd| fd.as_raw_fd());
@@ -202,6 +208,9 @@ impl Control {
             self.forget_queue(at, qid);
         }
         let Some(slot) = self.slots[at].as_mut() else { return };
+        for qid in std::mem::take(&mut slot.map.spare) {
+            slot.machine.unwant_queue(now, qid);
+        }
         let handed = std::mem::take(&mut slot.map.handed);
         slot.map.releasing.clear();
         for (channel, _) in handed.into_values() {

@@ -6,8 +6,10 @@ use std::sync::atomic::AtomicU64;
 use crossbeam_utils::CachePadded;
 use nvme_core::controller::State;
 use nvme_core::time::{Duration, Instant};
+use nvme_core::transport::Queue;
 
 use super::Control;
+use super::slot::OwnQueue;
 use crate::ids::{AssociationId, ChannelId};
 use crate::mailbox::{ChannelShared, Letter};
 
@@ -37,8 +39,10 @@ impl Control {
             slot.map.refused.remove(&id);
             if let Some(qid) = slot.map.assigned.remove(&id) {
                 slot.map.handed.remove(&qid);
-                self.forget_queue(at, qid);
-                self.unwant(at, qid, now);
+                if !slot.map.spare.contains(&qid) {
+                    self.forget_queue(at, qid);
+                    self.unwant(at, qid, now);
+                }
                 self.give_to_refused(at, qid, now);
             }
             self.finish_teardown(at, now);
@@ -58,7 +62,11 @@ impl Control {
         let Some(slot) = self.slots[at].as_mut() else { return };
         if let Some(channel) = slot.map.refused.pop_first() {
             slot.map.assigned.insert(channel, qid);
-            slot.machine.want_queue(now, qid);
+            if slot.map.spare.remove(&qid) {
+                self.hand_over(at, qid);
+            } else {
+                slot.machine.want_queue(now, qid);
+            }
         }
     }
 
@@ -78,6 +86,11 @@ impl Control {
 
     fn assign(&mut self, at: usize, id: ChannelId, now: Instant) {
         let Some(slot) = self.slots[at].as_mut() else { return };
+        if let Some(qid) = slot.map.spare.pop_first() {
+            slot.map.assigned.insert(id, qid);
+            self.hand_over(at, qid);
+            return;
+        }
         let map = &mut slot.map;
         let used = |qid: &u16| map.assigned.values().any(|q| q == qid);
         // Past the last fresh identifier, one that was used and given back will do.
@@ -115,15 +128,35 @@ impl Control {
     }
 
     /// A queue is connected: its channel gets it.
-    pub(super) fn hand_over(&mut self, at: usize, qid: u16, in_capsule: usize) {
+    pub(super) fn hand_over(&mut self, at: usize, qid: u16) {
         let Some(mut own) = self.forget_queue(at, qid) else { return };
         let Some(slot) = self.slots[at].as_mut() else { return };
         let owner = slot.map.assigned.iter().find(|(_, q)| **q == qid).map(|(id, _)| *id);
         let Some(channel) = owner.and_then(|id| self.channels.get(&id)) else { return };
-        own.queue.set_in_capsule_data(in_capsule);
+        own.queue.set_in_capsule_data(slot.in_capsule);
         let traffic = Arc::new(CachePadded::new(AtomicU64::new(0)));
         slot.map.handed.insert(qid, (channel.id, Arc::clone(&traffic)));
         channel.send(Letter::QueueUp { association: slot.id, queue: own.queue, traffic });
+    }
+
+    /// A channel that is being closed gives a queue back that works. To open another one in its
+    /// place would take time, and a target may take the identifier for still in use.
+    pub(super) fn queue_returned(
+        &mut self,
+        id: AssociationId,
+        channel: ChannelId,
+        queue: Box<dyn Queue>,
+    ) {
+        let Some(at) = self.find_association(id) else { return };
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        let usable = slot.machine.state() == State::Live && slot.delete_by.is_none();
+        let Some(&qid) = slot.map.assigned.get(&channel).filter(|_| usable) else { return };
+        if slot.map.handed.remove(&qid).is_some() {
+            slot.map.spare.insert(qid);
+            slot.queues.push(OwnQueue { qid, queue, registered: None, told_ready: true });
+            self.register(at, qid);
+            self.repoll.push((at, qid));
+        }
     }
 
     pub(super) fn queue_released(&mut self, id: AssociationId, channel: ChannelId, now: Instant) {

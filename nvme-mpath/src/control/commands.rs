@@ -70,6 +70,9 @@ impl Control {
             Command::QueueReleased { association, channel } => {
                 self.queue_released(association, channel, now);
             }
+            Command::QueueReturned { association, channel, queue } => {
+                self.queue_returned(association, channel, queue);
+            }
             Command::AnaError { association, nsid } => self.ana_error(association, nsid, now),
             Command::IoTimeout { association } => {
                 if let Some(at) = self.find_association(association)
@@ -128,6 +131,7 @@ impl Control {
             max_transfer: None,
             queues: Vec::new(),
             map: QueueMap::default(),
+            in_capsule: 0,
             teardown_by: None,
             delete_by: None,
             restart_at: None,

@@ -39,6 +39,9 @@ pub(super) struct QueueMap {
     pub(super) assigned: HashMap<ChannelId, u16>,
     /// Queues that a channel has now.
     pub(super) handed: BTreeMap<u16, (ChannelId, Arc<Traffic>)>,
+    /// Queues that a channel gave back when it was closed; the next channel gets one. Polled by the
+    /// control plane meanwhile.
+    pub(super) spare: BTreeSet<u16>,
     /// Channels that got none, because the controller grants too few.
     pub(super) refused: BTreeSet<ChannelId>,
     /// Channels that still have a queue of the association that is being torn down or deleted.
@@ -59,6 +62,8 @@ pub(super) struct Slot {
     pub(super) max_transfer: Option<usize>,
     pub(super) queues: Vec<OwnQueue>,
     pub(super) map: QueueMap,
+    /// In-capsule data of an I/O queue on this association, in bytes.
+    pub(super) in_capsule: usize,
     /// When the channels' queues are given up, if they have not been released by then.
     pub(super) teardown_by: Option<Instant>,
     /// The controller is to be deleted once the channels have given their queues back, or at this
