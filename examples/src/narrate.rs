@@ -20,7 +20,8 @@ pub enum About<'a> {
 pub fn describe(event: &Event) -> Option<(About<'_>, String)> {
     let window = |after: &Option<_>| after.map_or("never".into(), |a| format!("in {}", latency(a)));
     Some(match event {
-        Event::ControllerFailed { address, error, .. } => {
+        Event::ControllerFailed { address, error, .. }
+        | Event::ControllerTrouble { address, error, .. } => {
             // The address is told already.
             let (text, prefix) = (error.to_string(), format!("{address}: "));
             (About::Path(address), text.strip_prefix(&prefix).unwrap_or(&text).to_owned())
