@@ -248,6 +248,28 @@ fn queues_wanted_later_are_opened_while_live() {
     assert!(rig.live_queues.contains(&3));
 }
 
+/// What Linux's target does while it has not yet seen that the connection before is gone.
+#[test]
+fn a_queue_whose_identifier_is_still_in_use_is_tried_again() {
+    for (refusals, state) in [(3, State::Live), (u32::MAX, State::Connecting)] {
+        let mut rig = Rig::live(Model::fabrics());
+        let mut left = refusals;
+        rig.hook = Some(Box::new(move |qid, sqe| {
+            let connect = qid == 3 && sqe.fabrics_type() == Some(FabricsType::CONNECT);
+            let refused = connect && left > 0;
+            left -= u32::from(refused);
+            refused.then(|| Answer::error(Status::SEQUENCE_ERROR.with_dnr()))
+        }));
+        rig.ctrl.want_queue(rig.now, 3);
+        rig.settle();
+        assert_eq!((rig.ctrl.state(), rig.live_queues.contains(&3)), (State::Live, false));
+        // The tries have an end: then it is an error like others.
+        rig.run_until(Duration::from_secs(5), |rig| rig.ctrl.state() != State::Live);
+        assert_eq!(rig.ctrl.state(), state, "{:?}", rig.failures());
+        assert_eq!(rig.live_queues.contains(&3), state == State::Live);
+    }
+}
+
 #[test]
 fn in_memory_a_queue_is_deleted_before_it_is_created_again() {
     let mut rig = Rig::live(Model::memory());
