@@ -205,6 +205,11 @@ impl Control {
         self.shutting_down = true;
         for at in 0..self.slots.len() {
             self.delete_slot(at, now);
+            // Nothing follows for which channels would have to be waited for.
+            if let Some(slot) = self.slots[at].as_mut() {
+                slot.map.releasing.clear();
+            }
+            self.finish_teardown(at, now);
         }
         self.finish_all();
         self.channels.values().for_each(|c| c.send(crate::mailbox::Letter::Shutdown));
