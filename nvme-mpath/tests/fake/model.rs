@@ -1,6 +1,7 @@
 //! What the controllers are made of: ports that a test changes at will.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nvme_core::nqn::{Nqn, Uuid};
@@ -48,7 +49,6 @@ impl Ns {
 
 /// One controller.
 pub struct Port {
-    pub cntlid: u16,
     pub up: bool,
     pub namespaces: BTreeMap<u32, Ns>,
     /// ANA state of each group; `None`: the controller has no ANA.
@@ -61,7 +61,6 @@ pub struct Port {
     pub hold_io_connect: bool,
     /// The end of a shutdown is not told.
     pub slow_shutdown: bool,
-    cc: Cc,
     /// Commands executed, as (NSID, opcode, SLBA, user byte).
     pub executed: Vec<(u32, u8, u64, u8)>,
     pub links: Vec<Arc<Link>>,
@@ -72,9 +71,8 @@ pub struct Port {
 }
 
 impl Port {
-    fn new(cntlid: u16) -> Self {
+    fn new() -> Self {
         Self {
-            cntlid,
             up: true,
             namespaces: BTreeMap::from([(1, Ns::new(1))]),
             ana: None,
@@ -83,7 +81,6 @@ impl Port {
             io: Io::Answer,
             hold_io_connect: false,
             slow_shutdown: false,
-            cc: Cc(0),
             executed: Vec::new(),
             links: Vec::new(),
             all: Vec::new(),
@@ -114,11 +111,20 @@ pub struct Wire {
     pub answers: VecDeque<(Tag, Status, u64)>,
     pub held: BTreeSet<Tag>,
     pub events: Vec<Tag>,
+    /// Events for which no request was there.
+    pub unsent: BTreeSet<u64>,
     pub dropped: bool,
+}
+
+/// What the controller of one association has of its own.
+pub struct Session {
+    pub cntlid: u16,
+    cc: Mutex<Cc>,
 }
 
 /// One queue.
 pub struct Link {
+    pub session: Arc<Session>,
     pub qid: u16,
     pub wire: Mutex<Wire>,
 }
@@ -138,6 +144,7 @@ impl Link {
 
 /// All ports.
 pub struct World {
+    sessions: AtomicU16,
     ports: Mutex<BTreeMap<String, Port>>,
 }
 
@@ -149,14 +156,12 @@ impl std::fmt::Debug for World {
 
 impl World {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { ports: Mutex::default() })
+        Arc::new(Self { sessions: AtomicU16::new(1), ports: Mutex::default() })
     }
 
     /// Looks at a port, or changes it. It is there from the first look on.
     pub fn port<R>(&self, name: &str, f: impl FnOnce(&mut Port) -> R) -> R {
-        let mut ports = self.ports.lock().unwrap();
-        let cntlid = ports.len() as u16 + 1;
-        f(ports.entry(name.to_owned()).or_insert_with(|| Port::new(cntlid)))
+        f(self.ports.lock().unwrap().entry(name.to_owned()).or_insert_with(Port::new))
     }
 
     pub fn lost(name: &str) -> TransportError {
@@ -189,8 +194,9 @@ impl World {
     fn event(port: &mut Port, result: u64) {
         for link in port.links.iter().filter(|link| link.qid == 0) {
             let mut wire = link.lock();
-            if let Some(tag) = wire.events.pop() {
-                wire.answers.push_back((tag, Status::SUCCESS, result));
+            match wire.events.pop() {
+                Some(tag) => wire.answers.push_back((tag, Status::SUCCESS, result)),
+                None => _ = wire.unsent.insert(result),
             }
         }
     }
@@ -233,15 +239,21 @@ impl World {
         });
     }
 
+    /// A new controller, with an identifier of its own.
+    pub fn session(&self) -> Arc<Session> {
+        let cntlid = self.sessions.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Session { cntlid, cc: Mutex::new(Cc(0)) })
+    }
+
     /// A new queue; `None` if the port is down.
-    pub fn open(&self, name: &str, qid: u16) -> Option<Arc<Link>> {
+    pub fn open(&self, name: &str, session: &Arc<Session>, qid: u16) -> Option<Arc<Link>> {
         self.port(name, |port| {
             port.attempts += u32::from(qid == 0);
             port.links.retain(|link| link.lock().dead.is_none() && !link.lock().dropped);
             if !port.up {
                 return None;
             }
-            let link = Arc::new(Link { qid, wire: Mutex::default() });
+            let link = Arc::new(Link { session: session.clone(), qid, wire: Mutex::default() });
             port.links.push(link.clone());
             port.all.push(link.clone());
             Some(link)
@@ -256,7 +268,7 @@ impl World {
             let answer = if link.qid != 0 && sqe.opcode != FABRICS_OPCODE {
                 io(port, &mut wire, &command, tag)
             } else {
-                admin(port, link.qid, &mut wire, &mut command, tag)
+                admin(port, link, &mut wire, &mut command, tag)
             };
             let before = wire.in_flight.insert(tag, command);
             assert!(before.is_none(), "tag {tag:#x} is in flight twice on one queue");
@@ -301,7 +313,7 @@ fn fill(command: &mut InFlight, bytes: &[u8]) -> Option<(Status, u64)> {
 
 fn admin(
     port: &mut Port,
-    qid: u16,
+    link: &Link,
     wire: &mut Wire,
     command: &mut InFlight,
     tag: Tag,
@@ -309,34 +321,35 @@ fn admin(
     let sqe = command.sqe;
     let ok = Some((Status::SUCCESS, 0));
     if sqe.opcode == FABRICS_OPCODE {
-        return fabrics(port, qid, &sqe);
+        return fabrics(port, link, &sqe);
     }
     match AdminOpcode(sqe.opcode) {
-        AdminOpcode::IDENTIFY => identify(port, command, Identify::from_sqe(&sqe)),
+        AdminOpcode::IDENTIFY => identify(port, link, command, Identify::from_sqe(&sqe)),
         AdminOpcode::GET_LOG_PAGE => log_page(port, command, GetLogPage::from_sqe(&sqe)),
         AdminOpcode::SET_FEATURES if sqe.cdw10.get() as u8 == fid::NUMBER_OF_QUEUES => {
             Some((Status::SUCCESS, NumberOfQueues::pairs(port.granted).to_dword().into()))
         }
         AdminOpcode::ASYNC_EVENT_REQUEST => {
-            wire.events.push(tag);
-            None
+            let result = wire.unsent.pop_first();
+            if result.is_none() {
+                wire.events.push(tag);
+            }
+            result.map(|result| (Status::SUCCESS, result))
         }
         _ => ok,
     }
 }
 
-fn fabrics(port: &mut Port, qid: u16, sqe: &Sqe) -> Option<(Status, u64)> {
+fn fabrics(port: &mut Port, link: &Link, sqe: &Sqe) -> Option<(Status, u64)> {
+    let (qid, session) = (link.qid, &link.session);
     match sqe.fabrics_type() {
         Some(FabricsType::CONNECT) => {
             assert_eq!(ConnectCommand::from(*sqe).qid.get(), qid);
             if qid != 0 && port.hold_io_connect {
                 return None;
             }
-            if qid == 0 {
-                port.cc = Cc(0);
-            }
             let response = ConnectResponse {
-                cntlid: port.cntlid,
+                cntlid: session.cntlid,
                 secure_channel_required: false,
                 authentication_required: false,
             };
@@ -346,11 +359,12 @@ fn fabrics(port: &mut Port, qid: u16, sqe: &Sqe) -> Option<(Status, u64)> {
             let value = match PropertyCommand::from(*sqe).ofst.get() as usize {
                 offset::CAP => Cap(0).with_mqes(1023).with_to(15).with_css(Cap::CSS_NVM).0,
                 offset::VS => Version::new(2, 1, 0).0.into(),
-                offset::CC => port.cc.0.into(),
+                offset::CC => session.cc.lock().unwrap().0.into(),
                 offset::CSTS => {
-                    let over = port.cc.shn() != 0 && !port.slow_shutdown;
+                    let cc = *session.cc.lock().unwrap();
+                    let over = cc.shn() != 0 && !port.slow_shutdown;
                     let shst = if over { Csts::SHST_COMPLETE } else { Csts::SHST_NORMAL };
-                    Csts(0).with_rdy(port.cc.en()).with_shst(shst).0.into()
+                    Csts(0).with_rdy(cc.en()).with_shst(shst).0.into()
                 }
                 _ => 0,
             };
@@ -359,7 +373,7 @@ fn fabrics(port: &mut Port, qid: u16, sqe: &Sqe) -> Option<(Status, u64)> {
         Some(FabricsType::PROPERTY_SET) => {
             let command = PropertyCommand::from(*sqe);
             if command.ofst.get() as usize == offset::CC {
-                port.cc = Cc(command.value.get() as u32);
+                *session.cc.lock().unwrap() = Cc(command.value.get() as u32);
             }
             Some((Status::SUCCESS, 0))
         }
@@ -367,12 +381,17 @@ fn fabrics(port: &mut Port, qid: u16, sqe: &Sqe) -> Option<(Status, u64)> {
     }
 }
 
-fn identify(port: &mut Port, command: &mut InFlight, args: Identify) -> Option<(Status, u64)> {
+fn identify(
+    port: &mut Port,
+    link: &Link,
+    command: &mut InFlight,
+    args: Identify,
+) -> Option<(Status, u64)> {
     let ns = port.namespaces.get(&args.nsid);
     match args.cns {
         cns::CONTROLLER => {
             let mut c = IdentifyController::new_zeroed();
-            c.cntlid = port.cntlid.into();
+            c.cntlid = link.session.cntlid.into();
             c.set_names("SERIAL1", "Model M", "1.0");
             c.subnqn = Nqn::new(super::SUBSYSTEM).unwrap().to_field();
             c.kas = 10.into();

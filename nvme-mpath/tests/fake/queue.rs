@@ -11,7 +11,7 @@ use nvme_core::transport::{
     UrlError,
 };
 
-use super::model::{InFlight, Link, World, cqe};
+use super::model::{InFlight, Link, Session, World, cqe};
 
 #[derive(Debug)]
 pub struct FakeTransport(pub Arc<World>);
@@ -53,11 +53,12 @@ impl Endpoint for FakeEndpoint {
 
     fn associate(&self, _: Instant) -> Result<Box<dyn Association>, TransportError> {
         let (world, port) = (self.world.clone(), self.port.clone());
-        Ok(Box::new(FakeAssociation { world, port, links: Vec::new() }))
+        Ok(Box::new(FakeAssociation { session: world.session(), world, port, links: Vec::new() }))
     }
 }
 
 struct FakeAssociation {
+    session: Arc<Session>,
     world: Arc<World>,
     port: String,
     links: Vec<Arc<Link>>,
@@ -77,7 +78,7 @@ impl Association for FakeAssociation {
         params: QueueParams,
         _: Instant,
     ) -> Result<Box<dyn Queue>, TransportError> {
-        let link = self.world.open(&self.port, params.qid);
+        let link = self.world.open(&self.port, &self.session, params.qid);
         let link = link.ok_or_else(|| World::lost(&self.port))?;
         self.links.push(link.clone());
         let capacity = usize::from(params.entries - 1);
