@@ -20,10 +20,6 @@ use crate::options::{Notice, Options};
 use crate::pair::Pair;
 use crate::region::RegionMap;
 
-/// The longest that a controller is waited for to become disabled, whatever CAP.TO says: whoever
-/// waits is holding others up. After that the function is reset.
-const DISABLE_LIMIT: Duration = Duration::from_secs(2);
-
 /// A descriptor that becomes readable with an interrupt, and the vector that raises it.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt {
@@ -277,7 +273,7 @@ impl Device {
         let cc = Cc(bar.read32(offset::CC));
         bar.write32(offset::CC, cc.with_en(0).with_shn(Cc::SHN_NONE).0);
         let told = Duration::from_millis(self.cap.timeout_ms().max(500).into());
-        let until = Instant::now() + told.min(DISABLE_LIMIT);
+        let until = Instant::now() + told.min(self.options.disable_limit);
         loop {
             let csts = Csts(bar.read32(offset::CSTS));
             if csts.is_absent() || is_absent(1, bar.read32(offset::VS)) {

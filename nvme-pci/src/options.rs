@@ -1,5 +1,7 @@
 //! What can be chosen per transport, and per URL.
 
+use std::time::Duration;
+
 use crate::url::Location;
 
 /// How completions are noticed.
@@ -29,6 +31,10 @@ pub struct Options {
     /// Transfers of this many bytes or more use scatter gather lists where the controller can;
     /// `None`: never. Default 32 KiB (`sgl`, 0 for never).
     pub sgl_threshold: Option<usize>,
+    /// How long a controller may take to become disabled, if it does not itself ask for less
+    /// (CAP.TO), before its function is reset. Whoever stops a controller waits, be it the control
+    /// plane. Default 2 s.
+    pub disable_limit: Duration,
 }
 
 impl Default for Options {
@@ -38,6 +44,7 @@ impl Default for Options {
             max_transfer: 4 << 20,
             bounce_bytes: 4 << 20,
             sgl_threshold: Some(32 << 10),
+            disable_limit: Duration::from_secs(2),
         }
     }
 }

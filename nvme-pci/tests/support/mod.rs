@@ -2,17 +2,21 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 #![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
+use std::alloc::Layout;
+use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nvme_core::buffer::Buffer;
 use nvme_core::nqn::{Nqn, Uuid};
 use nvme_mpath::{
     Channel, ChannelOptions, Controller, ControllerOptions, Head, Host, HostOptions, IoCompletion,
-    IoRequest,
+    IoOp, IoRequest,
 };
-use nvme_pci::PciTransport;
 use nvme_pci::mem::MemSlots;
+use nvme_pci::{PciTransport, Registration};
 use nvme_target::{NamespaceConfig, PciConfig, PciDevice, PciWorker, SubsystemConfig, Target};
 
 pub const NQN: &str = "nqn.2026-01.org.example:pci";
@@ -137,4 +141,172 @@ pub fn verify(channel: &mut Channel, head: &Arc<Head>, slba: u64, data: Vec<u8>)
     let done = finish(channel, 1).remove(0);
     assert!(done.result.is_ok(), "read of {len} bytes at block {slba}: {:?}", done.result);
     assert!(done.buffer.as_slice() == copy, "{len} bytes at block {slba} are others");
+}
+
+/// What a [`Load`] saw.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub completed: u64,
+    pub errors: Vec<String>,
+    pub wrong: Vec<String>,
+    pub duplicated: u64,
+    pub lost: usize,
+}
+
+impl Report {
+    pub fn assert_clean(&self) {
+        let Self { completed, errors, wrong, duplicated, lost } = self;
+        assert!(*completed > 0 && errors.is_empty() && wrong.is_empty(), "{self:#?}");
+        assert_eq!((*duplicated, *lost), (0, 0));
+    }
+}
+
+/// A thread that writes places of the namespace and reads them back, over and over.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    progress: Arc<AtomicU64>,
+    thread: JoinHandle<Report>,
+}
+
+impl Load {
+    /// `depth` requests of `len` bytes at once, from byte `base` of the namespace on.
+    pub fn start(channel: Channel, head: &Arc<Head>, depth: usize, len: usize, base: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let progress = Arc::new(AtomicU64::new(0));
+        let (told, seen, head) = (Arc::clone(&stop), Arc::clone(&progress), Arc::clone(head));
+        let thread =
+            std::thread::spawn(move || run(channel, &head, depth, len, base, &told, &seen));
+        Self { stop, progress, thread }
+    }
+
+    /// Waits until `count` more requests have succeeded.
+    pub fn wait_more(&self, count: u64) {
+        let goal = self.progress.load(Ordering::Relaxed) + count;
+        wait_until("progress", || {
+            self.progress.load(Ordering::Relaxed) >= goal || self.thread.is_finished()
+        });
+    }
+
+    pub fn stop(self) -> Report {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn run(
+    mut channel: Channel,
+    head: &Arc<Head>,
+    depth: usize,
+    len: usize,
+    base: u64,
+    stop: &AtomicBool,
+    progress: &AtomicU64,
+) -> Report {
+    let block = u64::from(head.geometry().block_size);
+    let place = |at: usize| base + (at * len) as u64;
+    let mut versions = vec![0u64; depth];
+    let mut under_way = vec![false; depth];
+    let mut report = Report::default();
+    let mut done = Vec::new();
+    let mut last_progress = Instant::now();
+    for (at, under_way) in under_way.iter_mut().enumerate() {
+        let data = pattern(place(at), len, 0);
+        let request = IoRequest::write(place(at) / block, data.into(), at as u64);
+        channel.submit(head, request).unwrap();
+        *under_way = true;
+    }
+    while under_way.iter().any(|u| *u) && last_progress.elapsed() < LIMIT {
+        channel.poll(&mut done);
+        let stopping = stop.load(Ordering::Relaxed);
+        for completion in done.drain(..) {
+            last_progress = Instant::now();
+            let at = completion.user_data as usize;
+            if !std::mem::take(&mut under_way[at]) {
+                report.duplicated += 1;
+                continue;
+            }
+            if let Err(error) = completion.result {
+                report.errors.push(error.to_string());
+                continue;
+            }
+            report.completed += 1;
+            progress.store(report.completed, Ordering::Relaxed);
+            let read = completion.op == IoOp::Read;
+            if read && completion.buffer.as_slice() != pattern(place(at), len, versions[at]) {
+                report.wrong.push(format!("place {at}, version {}", versions[at]));
+            }
+            if stopping {
+                continue;
+            }
+            let request = if read {
+                versions[at] += 1;
+                let data = pattern(place(at), len, versions[at]);
+                IoRequest::write(place(at) / block, data.into(), at as u64)
+            } else {
+                IoRequest::read(place(at) / block, Buffer::zeroed(len), at as u64)
+            };
+            channel.submit(head, request).unwrap();
+            under_way[at] = true;
+        }
+        channel.wait(Duration::from_millis(20));
+    }
+    report.lost = under_way.iter().filter(|u| **u).count();
+    report
+}
+
+/// Page-aligned memory that devices can be given.
+#[derive(Clone)]
+pub struct Memory {
+    pages: Arc<Pages>,
+}
+
+struct Pages {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the pointer is only handed out; the tests see to it that one party uses the memory.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout.
+        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) };
+    }
+}
+
+impl Memory {
+    /// `count` pages of zeroes.
+    pub fn new(count: usize) -> Self {
+        let layout = Layout::from_size_align(count * 4096, 4096).unwrap();
+        // SAFETY: not of size zero.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+        Self { pages: Arc::new(Pages { base, layout }) }
+    }
+
+    pub fn register(&self, transport: &PciTransport) -> Registration {
+        let owner = Box::new(self.clone());
+        // SAFETY: the memory lives as long as the owner.
+        unsafe { transport.register_memory(self.pages.base, self.pages.layout.size(), owner) }
+    }
+
+    /// A part of the memory; the tests use no part twice at once.
+    pub fn buffer(&self, at: usize, len: usize) -> Buffer {
+        assert!(at + len <= self.pages.layout.size());
+        // SAFETY: inside.
+        unsafe { Buffer::from_raw_parts(self.pages.base.add(at), len) }
+    }
+
+    pub fn fill(&self, byte: u8) {
+        // SAFETY: all of the memory, which nobody else uses now.
+        unsafe { self.pages.base.as_ptr().write_bytes(byte, self.pages.layout.size()) };
+    }
+
+    pub fn is_filled_with(&self, byte: u8) -> bool {
+        // SAFETY: inside; volatile, since that nobody else writes is what is tested.
+        let at = |i| unsafe { self.pages.base.as_ptr().add(i).read_volatile() };
+        (0..self.pages.layout.size()).all(|i| at(i) == byte)
+    }
 }

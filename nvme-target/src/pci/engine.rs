@@ -167,7 +167,7 @@ impl Engine {
         if self.fatal {
             csts |= Csts(0).with_cfs(1).0;
         }
-        if self.has(PciFault::NeverReady) {
+        if !self.running && !self.fatal {
             csts &= !Csts(0).with_rdy(1).0;
         }
         (cc, csts)
