@@ -35,17 +35,18 @@ pub fn run(arguments: &Arguments) -> Result<Summary, Failure> {
             break;
         }
     }
+    let interrupted = interrupted.load(Ordering::Acquire);
+    if interrupted && stage.head.remove_now() {
+        stage.timeline.step("the removal is not waited for");
+        stage.until("removal of the head", Duration::from_secs(5), Stage::is_gone)?;
+    }
     if stage.is_gone() {
         // The guard of the removal is dropped last.
         stage.until("return of the pin", Duration::from_secs(5), |s| s.pins_more() == 0)?;
-    } else if !interrupted.load(Ordering::Acquire) && !stage.meter.all_ended() {
+    } else if !interrupted && !stage.meter.all_ended() {
         stage.timeline.step("everything that was written is read back");
         stage.read_everything()?;
         stage.tell_findings();
-    } else {
-        // Whatever waits for a path is not waited for.
-        stage.head.set_fail_if_no_path(true);
-        stage.head.remove_now();
     }
     let mut summary = stage.close()?;
     summary.check_always();

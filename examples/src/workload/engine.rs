@@ -200,6 +200,7 @@ impl Engine {
         let len = blocks as usize * self.plan.block_size;
         match self.buffers.pop() {
             Some(buffer) if buffer.len() == len => buffer,
+            _ if self.plan.verify => Buffer::zeroed(len),
             _ => {
                 // Not zeroes: some devices take those for nothing.
                 let words = (0..len as u64).map(|i| mix(i ^ (self.serial << 32)) as u8);

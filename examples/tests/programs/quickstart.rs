@@ -1,6 +1,6 @@
 //! The quickstart as a user runs it.
 
-use crate::common::{Ended, Running, quickstart, run, target, url};
+use crate::common::{Ended, Running, quickstart, run, target, url, wait_for_io};
 use nvme_core::spec::Status;
 use nvme_core::spec::opcode::NvmOpcode;
 use nvme_target::{FaultAction, FaultRule};
@@ -93,6 +93,27 @@ fn a_target_of_somebody_elses_is_followed() {
     assert_eq!(removals, [2, 1, 1]);
     assert_eq!(json["head_gone"], true);
     assert_eq!([&json["pins_peak"], &json["pins_after"]], [1, 0]);
+}
+
+#[test]
+fn an_interruption_ends_it_in_order_with_paths_and_without() {
+    for lost in [false, true] {
+        let target = target(1);
+        let url = url(&target, 0);
+        let arguments = ["--connect", &url, "--manual", "--window", "600", "--json"];
+        let mut program = Running::start(quickstart(), &arguments);
+        program.until(&["checks every block"]);
+        wait_for_io(&target);
+        if lost {
+            target.listener(0).unwrap().disable().unwrap();
+            program.until(&["removal in"]);
+        }
+        program.interrupt();
+        let ended = program.end();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let json = ended.json();
+        assert_eq!((&json["head_gone"], &json["pins_after"]), (&lost.into(), &0.into()));
+    }
 }
 
 /// Runs on a target with this fault for a short time.
