@@ -160,8 +160,8 @@ impl Controller {
     /// command does: nothing here keeps it from changing what the library relies on.
     ///
     /// # Errors
-    /// [`HostError::Removed`] when the controller is not live, [`HostError::Timeout`] after
-    /// `limit` (the command goes on). An error status is no error here: look at the completion.
+    /// [`HostError::NotLive`], [`HostError::Removed`] when the controller is gone for good,
+    /// [`HostError::Timeout`] after `limit` (the command goes on). An error status is no error here: look at the completion.
     pub fn admin(
         &self,
         sqe: Sqe,

@@ -1,7 +1,7 @@
 //! What can go wrong, by who is told.
 
 use nvme_core::buffer::Buffer;
-use nvme_core::controller::{ControllerError, RemovedCause};
+use nvme_core::controller::{ControllerError, RemovedCause, State};
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
 use nvme_core::transport::UrlError;
@@ -205,6 +205,14 @@ pub enum HostError {
         address: String,
         /// Why.
         cause: RemovedCause,
+    },
+    /// The controller takes no command: it is not live, or as many as it takes are under way.
+    #[error("{address}: takes no admin command now ({state})")]
+    NotLive {
+        /// The path.
+        address: String,
+        /// The controller's state.
+        state: State,
     },
     /// Something did not happen in the time given.
     #[error("{what} did not happen within {limit:?}")]

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
 use nvme_core::time::Duration;
 use parking_lot::Mutex;
 
@@ -63,13 +64,14 @@ pub(crate) struct HeadView {
 /// Where the current [`HeadView`] is found.
 #[derive(Debug)]
 pub(crate) struct ViewCell {
-    generation: AtomicU64,
+    /// On a cache line of its own: every request reads it, and the lock beside it is written to.
+    generation: CachePadded<AtomicU64>,
     view: Mutex<Arc<HeadView>>,
 }
 
 impl ViewCell {
     pub(crate) fn new(view: HeadView) -> Self {
-        Self { generation: AtomicU64::new(1), view: Mutex::new(Arc::new(view)) }
+        Self { generation: CachePadded::new(AtomicU64::new(1)), view: Mutex::new(Arc::new(view)) }
     }
 
     /// Moves with each [`publish`](Self::publish). Starts at 1.

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use nvme_core::controller::{Controller as Machine, ControllerConfig, RemovedCause};
 use nvme_core::nqn::Nqn;
+use nvme_core::spec::Sqe;
 use nvme_core::time::Instant;
-use nvme_core::transport::Endpoint;
+use nvme_core::transport::{Data, Endpoint};
 
 use super::Control;
 use super::slot::{QueueMap, Slot};
-use crate::controller::ControllerStatus;
+use crate::controller::{AdminReply, ControllerStatus};
 use crate::error::HostError;
 use crate::event::Event;
-use crate::ids::AssociationId;
+use crate::ids::{AssociationId, ControllerId};
 use crate::mailbox::Command;
 use crate::options::ControllerOptions;
 
@@ -32,25 +33,7 @@ impl Control {
             }
             Command::Rescan(id) => self.with_machine(id, now, |m| m.rescan(now)),
             Command::Admin { controller, sqe, data, reply } => {
-                let slot = self.by_id.get(&controller).and_then(|at| self.slots[*at].as_mut());
-                let accepted = slot.map(|slot| {
-                    let user = slot.next_admin;
-                    slot.next_admin += 1;
-                    slot.admin.insert(user, Arc::clone(&reply));
-                    let refused = slot.machine.submit_admin(now, sqe, data, user).is_err();
-                    if refused {
-                        slot.admin.remove(&user);
-                    }
-                    (!refused).then_some(()).ok_or_else(|| slot.status.address.to_string())
-                });
-                if !matches!(accepted, Some(Ok(()))) {
-                    let address = accepted.and_then(Result::err).unwrap_or_default();
-                    let cause = RemovedCause::Deleted;
-                    *reply.0.lock() = Some(Err(HostError::Removed { address, cause }));
-                }
-                if let Some(&at) = self.by_id.get(&controller) {
-                    self.drain(at, now);
-                }
+                self.submit_admin(controller, sqe, data, reply, now);
             }
             Command::ChannelOpened(channel) => self.channel_opened(channel, now),
             Command::ChannelClosed(id) => self.channel_closed(id, now),
@@ -90,12 +73,32 @@ impl Control {
         }
     }
 
-    fn with_machine(
+    fn submit_admin(
         &mut self,
-        id: crate::ControllerId,
+        id: ControllerId,
+        sqe: Sqe,
+        data: Data,
+        reply: Arc<AdminReply>,
         now: Instant,
-        f: impl FnOnce(&mut Machine),
     ) {
+        let at = self.by_id.get(&id).copied();
+        let Some((at, slot)) = at.and_then(|at| Some((at, self.slots[at].as_mut()?))) else {
+            let (address, cause) = (format!("controller {id}"), RemovedCause::Deleted);
+            *reply.0.lock() = Some(Err(HostError::Removed { address, cause }));
+            return;
+        };
+        let user = slot.next_admin;
+        slot.next_admin += 1;
+        if slot.machine.submit_admin(now, sqe, data, user).is_ok() {
+            slot.admin.insert(user, reply);
+        } else {
+            let (address, state) = (slot.status.address.to_string(), slot.machine.state());
+            *reply.0.lock() = Some(Err(HostError::NotLive { address, state }));
+        }
+        self.drain(at, now);
+    }
+
+    fn with_machine(&mut self, id: ControllerId, now: Instant, f: impl FnOnce(&mut Machine)) {
         let Some(&at) = self.by_id.get(&id) else { return };
         if let Some(slot) = self.slots[at].as_mut() {
             f(&mut slot.machine);
