@@ -1,6 +1,6 @@
 //! A host on a bed, and what a test does with it again and again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use nvme_core::buffer::Buffer;
@@ -16,9 +16,21 @@ use crate::bed::{Bed, PORTS};
 use crate::pattern::Pattern;
 use crate::wait::{LIMIT, wait_for, wait_until};
 
-/// The options of a host that speaks TCP.
+/// The options of a host that speaks TCP. From the first call on, a panic on the thread of any host
+/// ends the process: it would otherwise go unseen.
 #[must_use]
 pub fn host_options() -> HostOptions {
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            print(panic);
+            if std::thread::current().name().is_some_and(|name| name.starts_with("nvme-host")) {
+                eprintln!("{panic}\nA thread of the library panicked: that ends the tests.");
+                std::process::exit(101);
+            }
+        }));
+    });
     HostOptions::new(Uuid(*b"nvme-host-tests!")).transport(TcpTransport::default())
 }
 
