@@ -360,6 +360,10 @@ impl Control {
     }
 }
 
+/// Most bytes of one command where neither controller nor transport tells a limit. Linux's TCP target
+/// reports none (MDTS 0) and fails commands of 8 MiB for good.
+const UNTOLD_TRANSFER: usize = 1 << 20;
+
 /// A path by which a namespace was just found good.
 fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>, reported: u64) -> Path {
     let controller = slot.info.as_deref();
@@ -374,7 +378,7 @@ fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>, reported: u64) -> Path {
         ana: ana_state(slot, info),
         ana_pending: false,
         awaited: awaited(slot),
-        max_transfer: most.unwrap_or(usize::MAX),
+        max_transfer: most.unwrap_or(UNTOLD_TRANSFER),
         retry_delays: controller.map_or([Duration::ZERO; 3], |i| i.retry_delays),
     }
 }
