@@ -286,6 +286,10 @@ impl Memory {
         Self { pages: Arc::new(Pages { base, layout }) }
     }
 
+    pub fn len(&self) -> usize {
+        self.pages.layout.size()
+    }
+
     pub fn register(&self, transport: &PciTransport) -> Registration {
         let owner = Box::new(self.clone());
         // SAFETY: the memory lives as long as the owner.

@@ -354,25 +354,33 @@ impl Engine {
             self.scribble(&*memory);
         }
         worked |= self.release(&*memory, now);
-        let qids: Vec<u16> = self.sqs.keys().copied().collect();
-        for qid in qids {
-            while self.running {
-                let Some(queue) = self.sqs.get_mut(&qid) else { break };
-                match queue.fetch(&*memory) {
-                    Ok(Some(sqe)) => {
-                        worked = true;
-                        self.stats.commands += 1;
-                        self.command(&*memory, qid, &sqe, now);
-                    }
-                    Ok(None) => break,
-                    Err(()) => {
-                        self.stats.dma_errors += 1;
-                        self.fail();
-                    }
+        let mut next = self.sqs.keys().next().copied();
+        while let Some(qid) = next {
+            worked |= self.drain_queue(&*memory, qid, now);
+            next = self.sqs.range(qid.saturating_add(1)..).next().map(|(qid, _)| *qid);
+        }
+        worked | self.post(&*memory)
+    }
+
+    /// Carries out what is on a submission queue; whether there was anything.
+    fn drain_queue(&mut self, memory: &dyn HostMemory, qid: u16, now: Instant) -> bool {
+        let mut worked = false;
+        while self.running {
+            let Some(queue) = self.sqs.get_mut(&qid) else { break };
+            match queue.fetch(memory) {
+                Ok(Some(sqe)) => {
+                    worked = true;
+                    self.stats.commands += 1;
+                    self.command(memory, qid, &sqe, now);
+                }
+                Ok(None) => break,
+                Err(()) => {
+                    self.stats.dma_errors += 1;
+                    self.fail();
                 }
             }
         }
-        worked | self.post(&*memory)
+        worked
     }
 
     fn receive(&mut self, message: Message) {
