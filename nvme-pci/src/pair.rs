@@ -12,12 +12,12 @@ use crate::device::Device;
 use crate::dma::{DmaMemory, PAGE};
 use crate::prp::{self, ListPages};
 use crate::region::RegionMap;
-use crate::ring::{CQE_BYTES, CompletionRing, SQE_BYTES, SubmissionRing};
+use crate::ring::{BadHead, CQE_BYTES, CompletionRing, SQE_BYTES, SubmissionRing};
 use crate::sgl;
 use crate::slots::{BadCid, InFlight, Place, SLOTS_MAX, Slots, Watch};
 
-/// Memory of the admin queue for its commands' data: they are few and small.
-const ADMIN_POOL: usize = 1 << 20;
+/// Memory of the admin queue for its commands' data, at least and at most: they are few and small.
+const ADMIN_POOL: (usize, usize) = (64 << 10, 1 << 20);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -51,7 +51,10 @@ impl Pair {
 
         let most = device.max_transfer();
         let (max_transfer, pool) = match qid {
-            0 => (most.min(ADMIN_POOL), ADMIN_POOL),
+            0 => {
+                let pool = device.options().bounce_bytes.clamp(ADMIN_POOL.0, ADMIN_POOL.1);
+                (most.min(pool), pool)
+            }
             _ => (most, device.options().bounce_bytes.max(most)),
         };
         let list_pages = prp::list_pages(max_transfer);
@@ -107,7 +110,8 @@ impl Pair {
         };
         let watch = if self.qid == 0 { watch(&sqe) } else { Watch::No };
         self.events += usize::from(watch == Watch::Event);
-        let Some(cid) = self.slots.put(InFlight { tag, data, place, watch }) else {
+        let number = self.sq.next_number();
+        let Some(cid) = self.slots.put(InFlight { tag, data, place, watch, number }) else {
             return reject(RejectReason::Full, Data::None);
         };
         sqe.cid = cid.into();
@@ -177,20 +181,20 @@ impl Pair {
         if sqid != self.qid {
             return Err(format!("completion with SQID {sqid} on queue {}", self.qid));
         }
-        self.sq.set_head(cqe.sqhd.get()).map_err(|bad| {
-            let qid = self.qid;
-            let (said, head, tail) = (bad.said, bad.head, bad.tail);
-            format!(
-                "completion on queue {qid} with SQHD {said}: between {head} and {tail} it must be"
-            )
-        })?;
-        let mut command = self.slots.take(cid).map_err(|bad| {
+        let bad_cid = |qid: u16, bad| {
             let why = match bad {
                 BadCid::Unknown => "no command in flight has it",
                 BadCid::Stale => "its command has been answered already",
             };
-            format!("completion on queue {} with CID {cid:#06x}: {why}", self.qid)
+            format!("completion on queue {qid} with CID {cid:#06x}: {why}")
+        };
+        let number = self.slots.find(cid).map_err(|bad| bad_cid(self.qid, bad))?.number;
+        let in_flight = self.slots.in_flight();
+        self.sq.completed(number, cqe.sqhd.get(), in_flight).map_err(|bad| {
+            let (qid, BadHead { said, least, most }) = (self.qid, bad);
+            format!("completion on queue {qid} with SQHD {said}: it must be from {least} to {most}")
         })?;
+        let mut command = self.slots.take(cid).map_err(|bad| bad_cid(self.qid, bad))?;
         self.events -= usize::from(command.watch == Watch::Event);
         // What a failed command has transferred is of no use to anyone (NVMe 2.1 §4.2.3).
         let arrived = cqe.status().is_success();

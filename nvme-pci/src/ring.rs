@@ -12,15 +12,15 @@ pub(crate) const SQE_BYTES: usize = size_of::<Sqe>();
 /// Bytes of a completion queue entry.
 pub(crate) const CQE_BYTES: usize = size_of::<Cqe>();
 
-/// A submission queue head that the controller cannot have reached.
+/// A submission queue head that the controller cannot have reached, or have passed long ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadHead {
     /// What the controller says.
     pub said: u16,
-    /// Where it was before.
-    pub head: u16,
-    /// Where it may be at most.
-    pub tail: u16,
+    /// The least that it may say.
+    pub least: u16,
+    /// The most.
+    pub most: u16,
 }
 
 /// The host's end of a submission queue.
@@ -29,16 +29,22 @@ pub(crate) struct SubmissionRing {
     memory: DmaMemory,
     entries: u16,
     tail: u16,
+    /// Entries ever written; the last one is just before the tail.
+    written: u64,
     /// How far the controller is known to have read.
     head: u16,
-    /// The tail that the controller was told.
+    /// Entries that the controller is known to have read.
+    read: u64,
+    /// The tail that the controller was told, and as a number of entries.
     told: u16,
+    told_of: u64,
 }
 
 impl SubmissionRing {
     /// An empty ring of `entries` in memory that is at least as large.
     pub fn new(memory: DmaMemory, entries: u16) -> Self {
-        Self { memory, entries, tail: 0, head: 0, told: 0 }
+        let (tail, head, told) = (0, 0, 0);
+        Self { memory, entries, tail, written: 0, head, read: 0, told, told_of: 0 }
     }
 
     /// Bus address of the first entry.
@@ -50,13 +56,21 @@ impl SubmissionRing {
         self.entries
     }
 
-    fn next(&self, at: u16) -> u16 {
-        if at + 1 == self.entries { 0 } else { at + 1 }
+    /// The position `by` entries, less than a turn, after `at`.
+    fn after(&self, at: u16, by: u16) -> u16 {
+        let sum = u32::from(at) + u32::from(by);
+        let n = u32::from(self.entries);
+        (if sum >= n { sum - n } else { sum }) as u16
     }
 
     /// Whether there is no room, as far as the controller has told.
     pub fn is_full(&self) -> bool {
-        self.next(self.tail) == self.head
+        self.written - self.read >= u64::from(self.entries) - 1
+    }
+
+    /// The number that the next entry gets.
+    pub fn next_number(&self) -> u64 {
+        self.written
     }
 
     /// Writes an entry; false if there is no room.
@@ -67,29 +81,48 @@ impl SubmissionRing {
         }
         let written = self.memory.copy_in(usize::from(self.tail) * SQE_BYTES, sqe.as_bytes());
         if written {
-            self.tail = self.next(self.tail);
+            self.tail = self.after(self.tail, 1);
+            self.written += 1;
         }
         written
     }
 
     /// The tail to be written to the doorbell, if the controller does not know it yet.
     pub fn untold(&mut self) -> Option<u16> {
-        if self.told == self.tail {
+        if self.told_of == self.written {
             return None;
         }
-        self.told = self.tail;
+        (self.told, self.told_of) = (self.tail, self.written);
         Some(self.tail)
     }
 
-    /// Takes over the head that a completion reports. It may stay or move on, not past what the
-    /// controller was told of.
-    pub fn set_head(&mut self, said: u16) -> Result<(), BadHead> {
-        let n = u32::from(self.entries);
-        let distance = |to: u16| (u32::from(to) + n - u32::from(self.head)) % n;
-        if said >= self.entries || distance(said) > distance(self.told) {
-            return Err(BadHead { said, head: self.head, tail: self.told });
+    /// Takes over the head that the completion of entry `number` reports, with `in_flight` commands
+    /// not yet completed.
+    ///
+    /// Neither may be past what the controller was told of. It should not be before the entry itself
+    /// or an earlier head either (NVMe 2.1 §4.2.1); but a controller that completes several commands
+    /// at once may post what it saw a moment ago, so that it is let lag by as many entries as there
+    /// are commands in flight. What it must have read, it has read, whatever it says.
+    pub fn completed(&mut self, number: u64, said: u16, in_flight: usize) -> Result<(), BadHead> {
+        let n = self.entries;
+        // Both fit: less than a turn is ever outstanding.
+        let ahead = (self.told_of - self.read) as u16;
+        let lag = u16::try_from(in_flight).unwrap_or(u16::MAX).min(n - 1 - ahead);
+        let least = self.after(self.head, if lag == 0 { 0 } else { n - lag });
+        let bad = BadHead { said, least, most: self.told };
+        if said >= n || number >= self.told_of {
+            return Err(bad);
         }
-        self.head = said;
+        let distance = if said >= least { said - least } else { said + (n - least) };
+        let moved = match distance.checked_sub(lag) {
+            Some(moved) if moved <= ahead => moved,
+            Some(_) => return Err(bad),
+            None => 0,
+        };
+        let own = (number + 1).saturating_sub(self.read).min(ahead.into()) as u16;
+        let moved = moved.max(own);
+        self.head = self.after(self.head, moved);
+        self.read += u64::from(moved);
         Ok(())
     }
 }
@@ -171,13 +204,44 @@ mod tests {
         assert!((0..3).all(|_| sq.push(&sqe)));
         assert!(sq.is_full() && !sq.push(&sqe));
         assert_eq!((sq.untold(), sq.untold()), (Some(3), None));
-        sq.set_head(2).unwrap();
-        assert_eq!(sq.set_head(1), Err(BadHead { said: 1, head: 2, tail: 3 }), "backwards");
-        assert!(sq.set_head(4).is_err(), "no such entry");
+        sq.completed(0, 2, 3).unwrap();
+        assert_eq!(sq.completed(1, 1, 0), Err(BadHead { said: 1, least: 2, most: 3 }), "backwards");
+        assert!(sq.completed(1, 4, 2).is_err(), "no such entry");
         assert!(sq.push(&sqe) && sq.push(&sqe) && !sq.push(&sqe));
-        assert!(sq.set_head(0).is_err(), "not told of yet");
+        assert!(sq.completed(1, 0, 0).is_err(), "not told of yet");
+        assert!(sq.completed(3, 3, 2).is_err(), "the entry has not been told of");
         assert_eq!(sq.untold(), Some(1));
-        sq.set_head(0).unwrap();
+        sq.completed(1, 0, 0).unwrap();
+    }
+
+    #[test]
+    fn a_head_may_lag_by_what_is_in_flight_and_takes_no_room_away() {
+        let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), 8);
+        let sqe = Sqe::flush(1);
+        for _ in 0..4 {
+            assert!(sq.push(&sqe));
+        }
+        assert_eq!(sq.untold(), Some(4));
+        sq.completed(2, 3, 4).unwrap();
+        sq.completed(0, 2, 3).unwrap();
+        assert_eq!(sq.completed(1, 0, 2), Err(BadHead { said: 0, least: 1, most: 4 }));
+        // The last entry is completed by a controller that says that it has not read it.
+        sq.completed(3, 3, 1).unwrap();
+        assert!((0..7).all(|_| sq.push(&sqe)) && sq.is_full());
+    }
+
+    #[test]
+    fn a_command_that_is_under_way_for_many_turns_disturbs_nothing() {
+        let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), 5);
+        let sqe = Sqe::flush(1);
+        assert!(sq.push(&sqe));
+        for number in 1..100 {
+            assert!(sq.push(&sqe));
+            let tail = sq.untold().unwrap();
+            sq.completed(number, tail, 2).unwrap();
+        }
+        sq.completed(0, 100 % 5, 1).unwrap();
+        assert_eq!((sq.read, sq.head), (100, 0));
     }
 
     #[test]

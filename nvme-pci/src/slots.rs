@@ -40,6 +40,8 @@ pub(crate) struct InFlight {
     pub data: Data,
     pub place: Place,
     pub watch: Watch,
+    /// Its number among the entries of the submission ring.
+    pub number: u64,
 }
 
 #[derive(Debug)]
@@ -101,19 +103,32 @@ impl Slots {
         Some(slot.generation << self.bits | at)
     }
 
+    /// The slot and generation in a command identifier.
+    fn split(&self, cid: u16) -> (usize, u32) {
+        (usize::from(cid) & ((1 << self.bits) - 1), u32::from(cid) >> self.bits)
+    }
+
+    /// The command that a completion is for.
+    pub fn find(&self, cid: u16) -> Result<&InFlight, BadCid> {
+        let (at, generation) = self.split(cid);
+        let slot = self.slots.get(at).ok_or(BadCid::Unknown)?;
+        match &slot.command {
+            _ if generation != u32::from(slot.generation) => Err(BadCid::Stale),
+            Some(command) => Ok(command),
+            None => Err(BadCid::Unknown),
+        }
+    }
+
     /// Takes the command out that a completion is for.
     pub fn take(&mut self, cid: u16) -> Result<InFlight, BadCid> {
-        let at = cid & ((1u32 << self.bits) - 1) as u16;
-        let slot = self.slots.get_mut(usize::from(at)).ok_or(BadCid::Unknown)?;
-        if slot.command.is_none() || u32::from(cid) >> self.bits != u32::from(slot.generation) {
-            let before = u32::from(cid) >> self.bits != u32::from(slot.generation);
-            return Err(if before { BadCid::Stale } else { BadCid::Unknown });
-        }
+        self.find(cid)?;
+        let (at, _) = self.split(cid);
+        let slot = self.slots.get_mut(at).ok_or(BadCid::Unknown)?;
         let command = slot.command.take().ok_or(BadCid::Unknown)?;
         // The last generation is left out: FFFFh is not to be used as an identifier (NVMe 2.1 §4.1).
         let generations = (1u32 << (16 - self.bits)) - 1;
         slot.generation = ((u32::from(slot.generation) + 1) % generations) as u16;
-        self.free.push(at);
+        self.free.push(at as u16);
         Ok(command)
     }
 
@@ -133,7 +148,7 @@ mod tests {
     use super::*;
 
     fn command(tag: Tag) -> InFlight {
-        InFlight { tag, data: Data::None, place: Place::None, watch: Watch::No }
+        InFlight { tag, data: Data::None, place: Place::None, watch: Watch::No, number: 0 }
     }
 
     #[test]
