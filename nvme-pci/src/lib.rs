@@ -33,6 +33,7 @@ mod transport;
 mod uio;
 mod url;
 mod vfio;
+mod vfio_user;
 
 pub use backend::{Backend, BackendError, Mmio, Open};
 pub use counters::Counters;
@@ -44,3 +45,4 @@ pub use transport::PciTransport;
 pub use uio::Uio;
 pub use url::Location;
 pub use vfio::Vfio;
+pub use vfio_user::VfioUser;

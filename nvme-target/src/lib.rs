@@ -9,7 +9,7 @@
 //!
 //! Three layers: the model ([`Subsystem`] and what is in it) knows neither sockets nor threads; the TCP front turns
 //! PDUs into calls of the model; the handle ([`Target`]) steers both.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod admin;
 mod aer;
@@ -31,6 +31,8 @@ mod subsystem;
 mod target;
 mod tcp;
 mod transport;
+#[cfg(feature = "vfio-user")]
+mod vfio_user;
 
 pub use aer::AsyncEvent;
 pub use ana::{ANA_GROUP_MAX, AnaState};
@@ -39,8 +41,12 @@ pub use config::SubsystemConfig;
 pub use error::TargetError;
 pub use fault::{BadIcResp, BadPdu, FaultAction, FaultId, FaultRule};
 pub use namespace::{NSID_MAX, NamespaceConfig, NamespaceIds};
-pub use pci::{HostMemory, Interrupts, PciConfig, PciDevice, PciFault, PciStats, PciWorker};
+pub use pci::{
+    Doorbells, HostMemory, Interrupts, PciConfig, PciDevice, PciFault, PciStats, PciWorker,
+};
 pub use stats::Stats;
 pub use subsystem::{ControllerInfo, Subsystem};
 pub use target::{Listener, Target, TargetBuilder};
 pub use transport::{SuccessFlag, Transport};
+#[cfg(feature = "vfio-user")]
+pub use vfio_user::VfioUserServer;

@@ -5,6 +5,7 @@ pub(crate) mod bar;
 pub(crate) mod huge;
 pub(crate) mod limits;
 pub(crate) mod mapping;
+pub(crate) mod pool;
 pub(crate) mod ranges;
 
 use std::io;

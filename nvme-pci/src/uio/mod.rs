@@ -13,8 +13,8 @@ use crate::backend::{Backend, BackendError, Mmio, Open};
 use crate::dma::{DmaMapping, DmaMemory};
 use crate::system::address::PciAddress;
 use crate::system::bar::{Bar, Calls};
-use crate::system::huge::HugePool;
-use crate::system::{io_error, unusable};
+use crate::system::pool::Pool;
+use crate::system::{huge, io_error, unusable};
 use crate::url::Location;
 use crate::vfio::abi::REGION_READ_WRITE;
 use crate::vfio::device::{check_bar, set_bus_master};
@@ -72,7 +72,7 @@ struct Device {
     bar: Bar,
     config: Config,
     reset: PathBuf,
-    pool: HugePool,
+    pool: Pool,
     /// Whether the function has been seen to be gone, or has been closed.
     gone: AtomicBool,
 }
@@ -112,7 +112,7 @@ impl Device {
             .map_err(io_error(&address, "setting the command register"))?;
         bar.map(0..len, resource.as_fd(), 0).map_err(io_error(&address, "mapping BAR 0"))?;
         let reset = dir.join("reset");
-        let (pool, gone) = (HugePool::default(), AtomicBool::new(false));
+        let (pool, gone) = (Pool::default(), AtomicBool::new(false));
         Ok(Self { address, bar, config, reset, pool, gone })
     }
 
@@ -136,7 +136,7 @@ impl Backend for Device {
     fn alloc_dma(&self, len: usize, _align: usize) -> Result<DmaMemory, BackendError> {
         self.check_present()?;
         // Pages are aligned to more than may be asked for.
-        self.pool.allocate(&self.address, len)
+        self.pool.allocate(&self.address, len, |size| huge::chunk(&self.address, size))
     }
 
     #[expect(unsafe_code, reason = "the memory is the caller's")]

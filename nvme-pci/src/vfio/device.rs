@@ -14,8 +14,8 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::backend::{Backend, BackendError, Mmio};
 use crate::dma::{DmaMapping, DmaMemory};
 use crate::system::bar::{Bar, Calls};
-use crate::system::huge::HugePool;
-use crate::system::{io_error, unusable};
+use crate::system::pool::Pool;
+use crate::system::{huge, io_error, unusable};
 use crate::vfio::abi;
 use crate::vfio::space::{self, Space};
 
@@ -86,7 +86,7 @@ pub(super) enum Memory {
     /// By physical addresses.
     Physical {
         /// Where memory comes from.
-        pool: HugePool,
+        pool: Pool,
         /// Held open for as long as the function.
         _group: Arc<dyn Space>,
     },
@@ -299,7 +299,9 @@ impl Backend for Device {
         // Pages are aligned to more than may be asked for.
         match &self.memory {
             Memory::Space(space) => space::allocate(space, &self.address, len),
-            Memory::Physical { pool, .. } => pool.allocate(&self.address, len),
+            Memory::Physical { pool, .. } => {
+                pool.allocate(&self.address, len, |size| huge::chunk(&self.address, size))
+            }
         }
     }
 

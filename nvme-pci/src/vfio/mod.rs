@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, BackendError, Open};
 use crate::system::address::PciAddress;
-use crate::system::huge::HugePool;
+use crate::system::pool::Pool;
 use crate::system::unusable;
 use crate::url::Location;
 use device::{Device, Memory};
@@ -92,7 +92,7 @@ impl Open for Vfio {
             None => {
                 let (group, fd) = Group::open(&address, pci)?;
                 let memory = if group.no_iommu() {
-                    Memory::Physical { pool: HugePool::default(), _group: group }
+                    Memory::Physical { pool: Pool::default(), _group: group }
                 } else {
                     Memory::Space(group)
                 };

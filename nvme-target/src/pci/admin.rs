@@ -105,6 +105,7 @@ impl Engine {
             return Err(Status::INVALID_INTERRUPT_VECTOR.with_dnr());
         }
         let vector = (cdw11 & INTERRUPTS_ENABLED != 0).then_some(vector);
+        self.clear_doorbell(qid, true);
         self.cqs.insert(qid, CompletionQueue::new(base, entries, vector));
         Ok(())
     }
@@ -118,6 +119,7 @@ impl Engine {
         if self.sqs.contains_key(&qid) {
             return Err(Status::QID_INVALID.with_dnr());
         }
+        self.clear_doorbell(qid, false);
         self.sqs.insert(qid, SubmissionQueue::new(base, entries, cqid));
         let peer = self.peer(qid);
         if let Some(ctrl) = self.subsystem.lock().controllers.get_mut(&self.binding.cntlid) {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::config::{PciConfig, PciFault};
 use super::engine::Engine;
-use super::memory::{HostMemory, Interrupts};
+use super::memory::{Doorbells, HostMemory, Interrupts};
 use super::peer::Inbox;
 use crate::error::TargetError;
 use crate::target::Target;
@@ -81,6 +81,12 @@ impl PciDevice {
     /// Connects the device to a machine's memory and interrupts, in place of those before.
     pub fn attach(&self, memory: Arc<dyn HostMemory>, interrupts: Arc<dyn Interrupts>) {
         self.shared.engine.lock().attach(memory, interrupts);
+    }
+
+    /// Gives the device doorbells to look at, besides those that are written by calls; `None`: no
+    /// such doorbells any more.
+    pub fn attach_doorbells(&self, doorbells: Option<Arc<dyn Doorbells>>) {
+        self.shared.engine.lock().attach_doorbells(doorbells);
     }
 
     /// Length of BAR 0 in bytes.

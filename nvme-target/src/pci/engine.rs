@@ -12,7 +12,7 @@ use nvme_core::spec::{Cqe, Sqe, Status};
 use super::config::{PciConfig, PciFault};
 use super::data::Piece;
 use super::device::PciStats;
-use super::memory::{HostMemory, Interrupts};
+use super::memory::{Doorbells, HostMemory, Interrupts};
 use super::peer::{Inbox, Message, QueuePeer};
 use super::rings::{Answer, CompletionQueue, SubmissionQueue};
 use crate::aer::AsyncEvent;
@@ -46,13 +46,14 @@ pub(crate) struct Engine {
     inbox: Arc<Inbox>,
     pub(super) binding: Binding,
     bus: Option<Bus>,
+    pub(super) doorbells: Option<Arc<dyn Doorbells>>,
     plugged: bool,
     bus_master: bool,
     aqa: u32,
     asq: u64,
     acq: u64,
     /// Works: enabled, ready, and nothing fatal has happened.
-    running: bool,
+    pub(super) running: bool,
     fatal: bool,
     pub(super) sqs: BTreeMap<u16, SubmissionQueue>,
     pub(super) cqs: BTreeMap<u16, CompletionQueue>,
@@ -105,6 +106,7 @@ impl Engine {
             inbox,
             binding,
             bus: None,
+            doorbells: None,
             plugged: true,
             bus_master: false,
             aqa: 0,
@@ -237,6 +239,8 @@ impl Engine {
             self.forget_queues();
         } else if Cc(was).en() == 0 {
             let aqa = Aqa(self.aqa);
+            self.clear_doorbell(0, false);
+            self.clear_doorbell(0, true);
             self.cqs.insert(0, CompletionQueue::new(self.acq, aqa.acqs() + 1, Some(0)));
             self.sqs.insert(0, SubmissionQueue::new(self.asq, aqa.asqs() + 1, 0));
         }
@@ -349,6 +353,7 @@ impl Engine {
             worked = true;
             self.receive(message);
         }
+        self.look_at_doorbells();
         let Some(memory) = self.memory().filter(|_| self.running) else { return worked };
         if self.has(PciFault::Stall) {
             self.scribble(&*memory);

@@ -20,3 +20,14 @@ pub trait Interrupts: Send + Sync + fmt::Debug {
     /// Raises interrupt `vector`.
     fn raise(&self, vector: u16);
 }
+
+/// Doorbells that the host writes in memory it shares with the device, which looks at them in every
+/// [step](crate::PciDevice::step). Offsets are those from the first doorbell, in bytes.
+pub trait Doorbells: Send + Sync + fmt::Debug {
+    /// What the host has written last, or the device has set.
+    fn load(&self, offset: usize) -> u32;
+
+    /// Sets a doorbell: to 0 when its queue is new, and to the value before when the host has
+    /// written one that cannot be.
+    fn store(&self, offset: usize, value: u32);
+}

@@ -8,6 +8,7 @@ mod admin;
 mod config;
 mod data;
 mod device;
+mod doorbells;
 mod engine;
 mod execute;
 mod memory;
@@ -16,4 +17,4 @@ mod rings;
 
 pub use config::{PciConfig, PciFault};
 pub use device::{PciDevice, PciStats, PciWorker};
-pub use memory::{HostMemory, Interrupts};
+pub use memory::{Doorbells, HostMemory, Interrupts};

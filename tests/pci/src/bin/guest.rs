@@ -1,16 +1,19 @@
 //! Runs inside the guest, on one function, named by its URL.
 //!
 //! `nvme-pci-guest check URL SERIAL` checks the backend and prints what it can do.
+//! `nvme-pci-guest io URL NQN NSID QUEUES` has the driver do verified I/O.
+//! `nvme-pci-guest failover NQN NSID URL URL STOP` runs a load whose paths come and go.
 //! `nvme-pci-guest hold URL` opens the function, says `open`, waits until it is taken away, says
 //! `asked`, and gives it up. With an error the exit status is 1 and the text says what did not hold.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nvme_core::spec::registers::offset;
 use nvme_pci::{Backend, Location, Open, Uio, Vfio};
-use nvme_pci_guest::{Admin, Result, check};
+use nvme_pci_guest::{Admin, Result, check, failover, verified_io};
 
 /// The longest that a removal takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -23,8 +26,22 @@ fn main() -> ExitCode {
             .and_then(|backend| check(backend, serial))
             .map(|abilities| println!("{abilities:?}")),
         ["hold", url] => open(url).and_then(|backend| hold(&backend)),
+        ["io", url, nqn, nsid, queues] => match (nsid.parse(), queues.parse()) {
+            (Ok(nsid), Ok(queues)) => {
+                verified_io(url, nqn, nsid, queues);
+                Ok(())
+            }
+            _ => Err("NSID and QUEUES are numbers".into()),
+        },
+        ["failover", nqn, nsid, first, second, stop] => match nsid.parse() {
+            Ok(nsid) => {
+                failover(nqn, nsid, [first, second], Path::new(stop));
+                Ok(())
+            }
+            Err(_) => Err("NSID is a number".into()),
+        },
         _ => {
-            eprintln!("usage: nvme-pci-guest check URL SERIAL | hold URL");
+            eprintln!("nvme-pci-guest: see the first lines of its source");
             return ExitCode::from(2);
         }
     };

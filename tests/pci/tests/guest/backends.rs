@@ -1,16 +1,9 @@
-//! The backends on QEMU's controllers, in the guest.
+//! The backends alone, on QEMU's controllers.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
-
-use nvme_vm::{Config, Guest, Output, Result};
+use nvme_vm::{Guest, Output, Result};
 use serde_json::json;
 
-/// Where the program lies in the guest.
-const PROGRAM: &str = "/run/nvme-pci-guest";
-/// The longest that one of its runs takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(100);
+use crate::common::{LIMIT, PROGRAM, bind, boot, plug, run, unplug};
 
 /// Where the controllers are, by serial number.
 const FIRST: &str = "0000:01:00.0";
@@ -19,59 +12,21 @@ const SECOND: &str = "0000:02:00.0";
 const SHARED: &str = "0000:00:12.0";
 const NEIGHBOUR: &str = "0000:00:12.1";
 
-fn boot() -> Result<Guest> {
-    let disk = |n| format!("driver=null-co,node-name=disk{n},size=1073741824,read-zeroes=on");
-    let mut arguments = Vec::new();
-    let mut add = |option: &str, value: &str| arguments.extend([option, value].map(str::to_owned));
-    add("-device", "intel-iommu,intremap=on,caching-mode=on");
-    for n in 0..3 {
-        add("-blockdev", &disk(n));
-    }
-    add("-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=10.0");
-    add("-device", "pcie-root-port,id=port1,chassis=2,slot=2,addr=11.0");
-    add("-device", "nvme,id=first,serial=FIRST,drive=disk0,bus=port0");
-    add("-device", "nvme,id=second,serial=SECOND,drive=disk1,bus=port1");
-    add("-device", "nvme,serial=SHARED,drive=disk2,addr=12.0,multifunction=on");
-    add("-device", "virtio-rng-pci,addr=12.1");
-    let guest = Guest::boot(Config {
-        kernel_parameters: "intel_iommu=on iommu=pt".to_owned(),
-        qemu_arguments: arguments,
-        ports: 0,
-        namespaces: Vec::new(),
-        ..Config::default()
-    })?;
-    upload(&guest)?;
-    guest.sh("modprobe -a nvme vfio-pci vfio_iommu_type1 uio_pci_generic")?;
-    guest.sh("echo 8 > /proc/sys/vm/nr_hugepages")?;
-    Ok(guest)
-}
-
-/// Brings the program into the guest, with the libraries that it is linked to.
-fn upload(guest: &Guest) -> Result<()> {
-    let program = env!("CARGO_BIN_EXE_nvme-pci-guest");
-    let listing = Command::new("ldd").arg(program).output().expect("running ldd");
-    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
-    for library in listing.split_ascii_whitespace().filter(|word| word.starts_with('/')) {
-        if !guest.run(&format!("test -e {library}"))?.success() {
-            guest.upload(library, &std::fs::read(library).expect("reading a library"))?;
-        }
-    }
-    guest.upload(PROGRAM, &std::fs::read(Path::new(program)).expect("reading the program"))
-}
-
-/// Takes a function from its driver and gives it to another; to none, if that is empty.
-fn bind(guest: &Guest, pci: &str, driver: &str) -> Result<()> {
-    guest.sh(&format!(
-        "d=/sys/bus/pci/devices/{pci}
-         [ ! -e $d/driver ] || echo {pci} > $d/driver/unbind
-         echo {driver} > $d/driver_override
-         [ -z '{driver}' ] || echo {pci} > /sys/bus/pci/drivers_probe"
-    ))?;
-    Ok(())
-}
+#[rustfmt::skip]
+const ARGUMENTS: &[&str] = &[
+    "-blockdev", "driver=null-co,node-name=disk0,size=1073741824,read-zeroes=on",
+    "-blockdev", "driver=null-co,node-name=disk1,size=1073741824,read-zeroes=on",
+    "-blockdev", "driver=null-co,node-name=disk2,size=1073741824,read-zeroes=on",
+    "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=10.0",
+    "-device", "pcie-root-port,id=port1,chassis=2,slot=2,addr=11.0",
+    "-device", "nvme,id=first,serial=FIRST,drive=disk0,bus=port0",
+    "-device", "nvme,id=second,serial=SECOND,drive=disk1,bus=port1",
+    "-device", "nvme,serial=SHARED,drive=disk2,addr=12.0,multifunction=on",
+    "-device", "virtio-rng-pci,addr=12.1",
+];
 
 fn check(guest: &Guest, url: &str, serial: &str) -> Result<Output> {
-    guest.run_with(&format!("{PROGRAM} check '{url}' {serial}"), &[], LIMIT)
+    run(guest, &format!("check '{url}' {serial}"))
 }
 
 /// Checks what must work; gives what the backend can do.
@@ -90,24 +45,19 @@ fn fails(guest: &Guest, url: &str, reason: &str) -> Result<()> {
 }
 
 /// Has a controller removed while the program holds it, and plugged in again.
-fn unplug(guest: &Guest, url: &str, pci: &str, id: &str, serial: &str, n: u32) -> Result<()> {
+fn replug(guest: &Guest, url: &str, pci: &str, id: &str, serial: &str, n: u32) -> Result<()> {
     guest.sh(&format!(
         "({PROGRAM} hold {url}; echo status $?) > /run/{id}.log 2>&1 < /dev/null &"
     ))?;
     guest.wait_for(&format!("grep -q open /run/{id}.log"), LIMIT)?;
-    guest.monitor("device_del", &json!({ "id": id }))?;
+    unplug(guest, id)?;
     guest.wait_for(&format!("grep status /run/{id}.log"), LIMIT)?;
     let log = guest.sh(&format!("cat /run/{id}.log"))?;
     assert_eq!(log, "open\nasked\nstatus 0\n", "{url}");
     guest.wait_for(&format!("[ ! -e /sys/bus/pci/devices/{pci} ]"), LIMIT)?;
     let (drive, bus) = (format!("disk{n}"), format!("port{n}"));
     let again = json!({ "driver": "nvme", "id": id, "serial": serial, "drive": drive, "bus": bus });
-    // QEMU frees the name a moment after the guest has let the device go.
-    let end = std::time::Instant::now() + LIMIT;
-    while let Err(error) = guest.monitor("device_add", &again) {
-        assert!(std::time::Instant::now() < end, "{error}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    plug(guest, &again);
     guest.wait_for(&format!("[ -e /sys/bus/pci/devices/{pci} ]"), LIMIT)?;
     Ok(())
 }
@@ -115,7 +65,8 @@ fn unplug(guest: &Guest, url: &str, pci: &str, id: &str, serial: &str, n: u32) -
 /// One guest for all: booting it costs most.
 #[test]
 fn functions_are_opened_used_and_given_up() -> Result<()> {
-    let guest = boot()?;
+    let guest = boot(ARGUMENTS)?;
+    guest.sh("modprobe nvme")?;
     let vfio = format!("vfio://{FIRST}");
     let uio = format!("uio://{SECOND}");
 
@@ -157,10 +108,10 @@ fn functions_are_opened_used_and_given_up() -> Result<()> {
     assert_eq!(works(&guest, &uio, "SECOND")?, some);
 
     // Both are removed under the program, which is asked or sees it, and come back.
-    unplug(&guest, &vfio, FIRST, "first", "FIRST", 0)?;
+    replug(&guest, &vfio, FIRST, "first", "FIRST", 0)?;
     bind(&guest, FIRST, "vfio-pci")?;
     assert_eq!(works(&guest, &vfio, "FIRST")?, all);
-    unplug(&guest, &uio, SECOND, "second", "SECOND", 1)?;
+    replug(&guest, &uio, SECOND, "second", "SECOND", 1)?;
     bind(&guest, SECOND, "uio_pci_generic")?;
     assert_eq!(works(&guest, &uio, "SECOND")?, some);
     Ok(())

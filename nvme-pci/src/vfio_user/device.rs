@@ -1,0 +1,397 @@
+//! One function that a server offers.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, recv, socket_with,
+};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::connection::{Connection, Failure, Reply};
+use super::wire::{self, Access, Command, DeviceInfo, DmaMap, DmaUnmap, SetIrqs};
+use crate::backend::{Backend, BackendError, Mmio};
+use crate::dma::{DmaMapping, DmaMemory};
+use crate::system::bar::{Bar, Calls};
+use crate::system::mapping::Mapping;
+use crate::system::pool::{Chunk, GRAIN, Pool};
+use crate::system::{io_error, unusable};
+use crate::vfio::abi::{self, IrqInfo, RegionInfo};
+use crate::vfio::device::{COMMAND, VECTORS_MAX, check_bar, set_bus_master, windows};
+
+/// Where the class code is in configuration space (PCI Local Bus 3.0 §6.2.1), and that of an NVMe
+/// I/O controller.
+const CLASS: u64 = 9;
+const CLASS_NVME: [u8; 3] = [0x02, 0x08, 0x01];
+/// The first bus address that is given out.
+const FIRST_BUS: u64 = 1 << 32;
+/// Bytes of `vfio_region_info` without capabilities.
+const REGION_INFO: usize = 32;
+
+/// The connection, until it is lost or closed.
+#[derive(Debug)]
+struct Link {
+    connection: Mutex<Option<Connection>>,
+    lost: AtomicBool,
+}
+
+impl Link {
+    fn request(
+        &self,
+        command: Command,
+        payload: &[&[u8]],
+        fd: Option<&OwnedFd>,
+    ) -> Result<Reply, Failure> {
+        let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(connection) = slot.as_mut() else {
+            return Err(Failure::Lost(Errno::NODEV.into()));
+        };
+        let reply = connection.request(command, payload, fd.map(|fd| fd.as_fd()));
+        if matches!(reply, Err(Failure::Lost(_))) {
+            self.lost.store(true, Ordering::SeqCst);
+            *slot = None;
+        }
+        reply
+    }
+
+    /// A request whose answer has the same structure.
+    fn ask<T: FromBytes + IntoBytes>(&self, command: Command, bytes: &[u8]) -> io::Result<T> {
+        let reply = self.request(command, &[bytes], None)?;
+        let parsed = T::read_from_prefix(&reply.payload);
+        Ok(parsed.map_err(|_| cut(command))?.0)
+    }
+
+    fn close(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// An answer that is too short.
+fn cut(command: Command) -> io::Error {
+    let text = format!("the answer to {command:?} is cut short");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// A region, by messages.
+#[derive(Debug)]
+struct Region {
+    link: Arc<Link>,
+    index: u32,
+}
+
+impl Region {
+    fn access(&self, offset: u64, count: usize) -> Access {
+        Access { offset, region: self.index, count: count as u32 }
+    }
+}
+
+impl Calls for Region {
+    fn read(&self, offset: u64, to: &mut [u8]) -> io::Result<()> {
+        let access = self.access(offset, to.len());
+        let reply = self.link.request(Command::RegionRead, &[access.as_bytes()], None)?;
+        let data = reply.payload.get(size_of::<Access>()..).filter(|d| d.len() == to.len());
+        to.copy_from_slice(data.ok_or_else(|| cut(Command::RegionRead))?);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) -> io::Result<()> {
+        let access = self.access(offset, from.len());
+        self.link.request(Command::RegionWrite, &[access.as_bytes(), from], None)?;
+        Ok(())
+    }
+}
+
+/// A function, by vfio-user.
+#[derive(Debug)]
+pub(super) struct Device {
+    address: String,
+    link: Arc<Link>,
+    bar: Bar,
+    config: Region,
+    can_reset: bool,
+    /// Message signalled interrupts, and which kind of them.
+    vectors: u32,
+    irq_index: u32,
+    /// A second name of the socket, to look at it without waiting for an answer's turn.
+    socket: OwnedFd,
+    pool: Pool,
+    next_bus: Mutex<u64>,
+}
+
+impl Device {
+    pub(super) fn open(address: &str, path: &Path) -> Result<Self, BackendError> {
+        let failed = |what: &'static str| io_error::<io::Error>(address, what);
+        let stream = connect(path).map_err(failed("connecting to the server"))?;
+        let connection = Connection::new(stream)
+            .map_err(|f| failed("agreeing upon a version with the server")(f.into()))?;
+        let socket = connection.socket().map_err(failed("sharing the socket"))?;
+        let connection = Mutex::new(Some(connection));
+        let link = Arc::new(Link { connection, lost: AtomicBool::new(false) });
+
+        let ask = DeviceInfo { argsz: 16, flags: 0, regions: 0, irqs: 0 };
+        let info: DeviceInfo = link
+            .ask(Command::DeviceInfo, ask.as_bytes())
+            .map_err(failed("asking what the device is"))?;
+        if info.flags & abi::DEVICE_IS_PCI == 0 || info.regions <= abi::REGION_CONFIG {
+            return Err(unusable(address, "the server offers no PCI function"));
+        }
+        let config = Region { link: Arc::clone(&link), index: abi::REGION_CONFIG };
+        let mut class = [0; 3];
+        config.read(CLASS, &mut class).map_err(failed("reading the class code"))?;
+        if class != CLASS_NVME {
+            let [interface, sub, base] = class;
+            let reason = format!(
+                "not an NVMe controller: its class code is {base:02x}{sub:02x}{interface:02x}h"
+            );
+            return Err(unusable(address, reason));
+        }
+        let (vectors, irq_index) = interrupts(&link).map_err(failed("asking for interrupts"))?;
+        let bar = open_bar(address, &link)?;
+        Ok(Self {
+            address: address.into(),
+            link,
+            bar,
+            config,
+            can_reset: info.flags & abi::DEVICE_CAN_RESET != 0,
+            vectors,
+            irq_index,
+            socket,
+            pool: Pool::default(),
+            next_bus: Mutex::new(FIRST_BUS),
+        })
+    }
+
+    /// What a failure means: `Gone` if the connection is lost.
+    fn error(&self, what: impl Into<String>, failure: Failure) -> BackendError {
+        match failure {
+            Failure::Refused(errno) => io_error(&self.address, what)(errno),
+            Failure::Lost(_) => BackendError::Gone { address: self.address.clone() },
+        }
+    }
+
+    /// The same for an access to configuration space.
+    fn config_error(&self, what: &str, error: io::Error) -> BackendError {
+        if self.link.lost.load(Ordering::SeqCst) {
+            return BackendError::Gone { address: self.address.clone() };
+        }
+        io_error(&self.address, what)(error)
+    }
+
+    /// Memory in a file that the server maps, too.
+    fn chunk(&self, size: usize) -> Result<Chunk, BackendError> {
+        let failed = || io_error::<io::Error>(&self.address, format!("allocating {size} bytes"));
+        let file = rustix::fs::memfd_create("nvme-dma", MemfdFlags::CLOEXEC)
+            .and_then(|file| rustix::fs::ftruncate(&file, size as u64).map(|()| file))
+            .map_err(|errno| failed()(errno.into()))?;
+        let memory = Mapping::file(file.as_fd(), 0, size).map_err(failed())?;
+        let bus = {
+            let mut next = self.next_bus.lock().unwrap_or_else(PoisonError::into_inner);
+            let bus = *next;
+            *next = bus.checked_add(size as u64).ok_or_else(|| {
+                unusable(&self.address, format!("no {size} bytes of bus addresses are left"))
+            })?;
+            bus
+        };
+        let map = DmaMap {
+            argsz: wire_size::<DmaMap>(),
+            flags: wire::DMA_READ_WRITE,
+            offset: 0,
+            address: bus,
+            size: size as u64,
+        };
+        self.link
+            .request(Command::DmaMap, &[map.as_bytes()], Some(&file))
+            .map_err(|f| self.error("mapping memory for the device", f))?;
+        let mapped = Mapped { link: Arc::clone(&self.link), bus, size: size as u64 };
+        let grains = (0..size / GRAIN).map(|n| bus + (n * GRAIN) as u64).collect();
+        Ok(Chunk::new(memory, grains, Box::new(mapped)))
+    }
+}
+
+const fn wire_size<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
+/// Memory that the server has been told of, and is told to forget when this is dropped.
+#[derive(Debug)]
+struct Mapped {
+    link: Arc<Link>,
+    bus: u64,
+    size: u64,
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let unmap = DmaUnmap {
+            argsz: wire_size::<DmaUnmap>(),
+            flags: 0,
+            address: self.bus,
+            size: self.size,
+        };
+        // A server that is gone has forgotten it; the file lives on for as long as either maps it,
+        // so that a server that refuses reaches no memory of anything else.
+        let _ = self.link.request(Command::DmaUnmap, &[unmap.as_bytes()], None);
+    }
+}
+
+/// Connects at once or not at all: a server that does not accept must not hold up the caller.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// How many message signalled interrupts there are, and their index.
+fn interrupts(link: &Link) -> io::Result<(u32, u32)> {
+    for index in [abi::IRQ_MSIX, abi::IRQ_MSI] {
+        let mut ask = IrqInfo::new_zeroed();
+        (ask.argsz, ask.index) = (abi::size::<IrqInfo>(), index);
+        let info: IrqInfo = link.ask(Command::IrqInfo, ask.as_bytes())?;
+        if info.count > 0 && info.flags & abi::IRQ_EVENTFD != 0 {
+            return Ok((info.count.min(VECTORS_MAX), index));
+        }
+    }
+    Ok((0, abi::IRQ_MSIX))
+}
+
+/// Asks for BAR 0, and maps what can be mapped of it.
+fn open_bar(address: &str, link: &Arc<Link>) -> Result<Bar, BackendError> {
+    let failed = |what: &'static str| io_error::<io::Error>(address, what);
+    let mut ask = RegionInfo::new_zeroed();
+    (ask.argsz, ask.index) = (abi::size::<RegionInfo>(), abi::REGION_BAR0);
+    let head = ask.as_bytes().get(..REGION_INFO).unwrap_or_default();
+    let reply = link
+        .request(Command::RegionInfo, &[head], None)
+        .map_err(|f| failed("asking for BAR 0")(f.into()))?;
+    let mut info = RegionInfo::new_zeroed();
+    let bytes = info.as_mut_bytes();
+    let len = reply.payload.len().min(bytes.len());
+    if len < REGION_INFO {
+        return Err(failed("asking for BAR 0")(cut(Command::RegionInfo)));
+    }
+    bytes[..len].copy_from_slice(&reply.payload[..len]);
+    check_bar(address, info.size, info.flags)?;
+    let region = Region { link: Arc::clone(link), index: abi::REGION_BAR0 };
+    let mut bar = Bar::new(info.size as usize, Some(Box::new(region)));
+    // Without a file everything goes by messages.
+    let Some(file) = reply.fds.into_iter().next() else { return Ok(bar) };
+    let file = File::from(file);
+    let available = file.metadata().map_err(failed("looking at BAR 0's file"))?.len();
+    for area in windows(address, &info)? {
+        let start = info.offset.checked_add(area.offset);
+        let end = start.and_then(|start| start.checked_add(area.size));
+        let (Some(start), Some(_)) = (start, end.filter(|&end| end <= available)) else {
+            let abi::Area { offset, size } = area;
+            let reason = format!(
+                "the area of {size} bytes at {offset:#x} of BAR 0 is outside its file of \
+                 {available} bytes"
+            );
+            return Err(unusable(address, reason));
+        };
+        let range = area.offset as usize..(area.offset + area.size) as usize;
+        bar.map(range, file.as_fd(), start).map_err(failed("mapping BAR 0"))?;
+    }
+    Ok(bar)
+}
+
+impl Backend for Device {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn bar0(&self) -> &dyn Mmio {
+        &self.bar
+    }
+
+    fn alloc_dma(&self, len: usize, _align: usize) -> Result<DmaMemory, BackendError> {
+        if self.link.lost.load(Ordering::SeqCst) {
+            return Err(BackendError::Gone { address: self.address.clone() });
+        }
+        // Pages are aligned to more than may be asked for.
+        self.pool.allocate(&self.address, len, |size| self.chunk(size))
+    }
+
+    #[expect(unsafe_code, reason = "the memory is the caller's")]
+    unsafe fn map_dma(&self, _: NonNull<u8>, _: usize) -> Result<DmaMapping, BackendError> {
+        Err(BackendError::Unsupported {
+            address: self.address.clone(),
+            what: "mapping memory of the caller, which has no file to be shared by,",
+        })
+    }
+
+    fn interrupt(&self, vector: u16) -> Result<Option<OwnedFd>, BackendError> {
+        if u32::from(vector) >= self.vectors {
+            return Ok(None);
+        }
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(io_error(&self.address, "making an eventfd"))?;
+        let set = SetIrqs {
+            argsz: wire_size::<SetIrqs>(),
+            flags: abi::IRQ_SET_EVENTFD,
+            index: self.irq_index,
+            start: vector.into(),
+            count: 1,
+        };
+        self.link
+            .request(Command::SetIrqs, &[set.as_bytes()], Some(&event))
+            .map_err(|f| self.error(format!("setting up interrupt {vector}"), f))?;
+        Ok(Some(event))
+    }
+
+    fn reset(&self) -> Result<(), BackendError> {
+        if !self.can_reset {
+            let address = self.address.clone();
+            return Err(BackendError::Unsupported { address, what: "a reset of the function" });
+        }
+        let failed = |error| self.config_error("saving the command register", error);
+        let mut command = [0; 2];
+        self.config.read(COMMAND, &mut command).map_err(failed)?;
+        self.link
+            .request(Command::Reset, &[], None)
+            .map_err(|f| self.error("resetting the function", f))?;
+        // A reset of a function clears it; the kernel's VFIO puts it back, and so does this.
+        self.config
+            .write(COMMAND, &command)
+            .map_err(|error| self.config_error("restoring the command register", error))
+    }
+
+    fn set_bus_master(&self, on: bool) -> Result<(), BackendError> {
+        set_bus_master(&self.config, on)
+            .map_err(|error| self.config_error("setting the command register", error))
+    }
+
+    fn removal_requested(&self) -> bool {
+        if !self.link.lost.load(Ordering::SeqCst) {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let connected = match recv(&self.socket, &mut [0_u8; 1], flags) {
+                Ok((_, n)) => n > 0,
+                Err(errno) => matches!(errno, Errno::AGAIN | Errno::INTR),
+            };
+            if connected {
+                return false;
+            }
+            self.link.lost.store(true, Ordering::SeqCst);
+        }
+        self.bar.disconnect();
+        true
+    }
+
+    fn close(&self) {
+        self.bar.disconnect();
+        self.link.close();
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+}

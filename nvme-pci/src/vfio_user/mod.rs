@@ -1,0 +1,68 @@
+//! Functions that another process offers on a Unix socket: `vfio-user:///path/to/socket`.
+//!
+//! Control goes by messages; doorbells are in memory that both processes map where the server offers
+//! that, and DMA memory is in files that the server maps, so that no message is sent per I/O.
+
+mod connection;
+mod device;
+mod wire;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::backend::{Backend, BackendError, Open};
+use crate::system::unusable;
+use crate::url::Location;
+use device::Device;
+
+/// Opens functions of vfio-user servers.
+///
+/// The device of a URL is the absolute path of the server's socket; there are no parameters. Memory
+/// of the caller cannot be mapped: only memory that this library allocates is in a file that can be
+/// shared. The server is trusted to leave the files that it shares as long as they are.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct VfioUser;
+
+impl VfioUser {
+    /// The way to open functions by vfio-user.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Open for VfioUser {
+    fn scheme(&self) -> &'static str {
+        "vfio-user"
+    }
+
+    fn check(&self, location: &Location) -> Result<String, String> {
+        if let Some((key, _)) = location.parameters.first() {
+            return Err(format!("parameter {key:?} is not known"));
+        }
+        if !location.device.starts_with('/') {
+            return Err(format!("{:?} is not the absolute path of a socket", location.device));
+        }
+        Ok(location.device.clone())
+    }
+
+    fn open(&self, location: &Location) -> Result<Arc<dyn Backend>, BackendError> {
+        let address = format!("vfio-user://{}", location.device);
+        let path = self.check(location).map_err(|reason| unusable(&address, reason))?;
+        Ok(Arc::new(Device::open(&address, Path::new(&path))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_checked() {
+        let check = |url| VfioUser.check(&Location::parse("vfio-user", url)?);
+        assert_eq!(check("vfio-user:///run/a/socket").unwrap(), "/run/a/socket");
+        assert!(check("vfio-user://socket").unwrap_err().contains("absolute path"));
+        assert!(check("vfio-user:///a?iommu=type1").unwrap_err().contains("\"iommu\""));
+    }
+}

@@ -1,0 +1,71 @@
+//! Verified I/O by the real driver, on whatever way there is to a function.
+
+use std::sync::Arc;
+
+use nvme_core::nqn::{Nqn, Uuid};
+use nvme_e2e::{ChannelExt, LIMIT, Load, Pattern, persistent};
+use nvme_mpath::{ChannelOptions, ControllerOptions, Head, Host, HostOptions};
+use nvme_pci::{PciTransport, Uio, Vfio, VfioUser};
+
+/// Bytes of a namespace that are used.
+const SPACE: u64 = 48 << 20;
+
+/// A host that knows every way to a function.
+///
+/// # Panics
+/// If there is no host to be had.
+#[must_use]
+pub fn host() -> Host {
+    let options = HostOptions::new(Uuid(*b"nvme-host-tests!"))
+        .transport(PciTransport::new(Vfio::new()))
+        .transport(PciTransport::new(Uio::new()))
+        .transport(PciTransport::new(VfioUser::new()));
+    Host::new(options).expect("a host")
+}
+
+/// Connects, and waits for namespace `nsid` of the subsystem `nqn`.
+///
+/// # Panics
+/// If it does not come.
+#[must_use]
+pub fn head(host: &Host, url: &str, nqn: &str, nsid: u32, options: ControllerOptions) -> Arc<Head> {
+    let controller = host.connect(url, options).expect("a URL");
+    if let Err(error) = controller.wait_ready(LIMIT) {
+        panic!("{url}: {error}, {:?}", controller.last_error());
+    }
+    let nqn = Nqn::new(nqn).expect("a name");
+    host.wait_head(&nqn, nsid, LIMIT).expect("a head")
+}
+
+/// Writes and reads back one block to 4 MiB at odd and even places, then has `queues` channels do
+/// so at once, 16 requests deep.
+///
+/// # Panics
+/// If anything is wrong.
+pub fn verified_io(url: &str, nqn: &str, nsid: u32, queues: usize) {
+    let host = host();
+    let head = head(&host, url, nqn, nsid, persistent());
+    let block = head.geometry().block_size as usize;
+    let channel = || host.channel(ChannelOptions::default()).expect("a channel");
+
+    let mut one = channel();
+    let mut lengths: Vec<usize> = [1, 2, 3, 7, 8, 9, 17, 64, 129].map(|n| n * block).to_vec();
+    lengths.extend([64 << 10, 512 << 10, (512 << 10) + 4096, 1 << 20, 4 << 20]);
+    for (n, len) in lengths.into_iter().enumerate() {
+        let pattern = Pattern { salt: nsid.into(), version: n as u64 + 1 };
+        let slba = n as u64 * 5 + 1;
+        one.put(&head, slba, len, pattern);
+        one.check(&head, slba, len, pattern);
+    }
+    drop(one);
+
+    let share = SPACE / queues as u64;
+    let loads: Vec<Load> =
+        (0..queues as u64).map(|n| Load::start_at(channel(), &head, 16, 8192, n * share)).collect();
+    loads.iter().for_each(|load| load.wait_more(200));
+    for load in loads {
+        load.stop().assert_clean();
+    }
+    drop(head);
+    host.shutdown_forced(LIMIT).expect("an end");
+}

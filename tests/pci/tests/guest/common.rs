@@ -1,0 +1,75 @@
+//! What tests in the guest have in common.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nvme_vm::{Config, Guest, Output, Result};
+use serde_json::{Value, json};
+
+/// Where the program lies in the guest.
+pub const PROGRAM: &str = "/run/nvme-pci-guest";
+/// The longest that one of its runs takes on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(100);
+
+/// Boots a guest with an IOMMU and these QEMU arguments besides, option and value in turn, and
+/// brings the program into it.
+pub fn boot(arguments: &[&str]) -> Result<Guest> {
+    let iommu = ["-device", "intel-iommu,intremap=on,caching-mode=on"];
+    let guest = Guest::boot(Config {
+        kernel_parameters: "intel_iommu=on iommu=pt".to_owned(),
+        qemu_arguments: iommu.iter().chain(arguments).map(|&a| a.to_owned()).collect(),
+        ports: 0,
+        namespaces: Vec::new(),
+        ..Config::default()
+    })?;
+    upload(&guest)?;
+    guest.sh("modprobe -a vfio-pci vfio_iommu_type1 uio_pci_generic")?;
+    guest.sh("echo 24 > /proc/sys/vm/nr_hugepages")?;
+    Ok(guest)
+}
+
+/// Brings the program into the guest, with the libraries that it is linked to.
+fn upload(guest: &Guest) -> Result<()> {
+    let program = env!("CARGO_BIN_EXE_nvme-pci-guest");
+    let listing = Command::new("ldd").arg(program).output().expect("running ldd");
+    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
+    for library in listing.split_ascii_whitespace().filter(|word| word.starts_with('/')) {
+        if !guest.run(&format!("test -e {library}"))?.success() {
+            guest.upload(library, &std::fs::read(library).expect("reading a library"))?;
+        }
+    }
+    guest.upload(PROGRAM, &std::fs::read(Path::new(program)).expect("reading the program"))
+}
+
+/// Takes a function from its driver and gives it to another; to none, if that is empty.
+pub fn bind(guest: &Guest, pci: &str, driver: &str) -> Result<()> {
+    guest.sh(&format!(
+        "d=/sys/bus/pci/devices/{pci}
+         [ ! -e $d/driver ] || echo {pci} > $d/driver/unbind
+         echo {driver} > $d/driver_override
+         [ -z '{driver}' ] || echo {pci} > /sys/bus/pci/drivers_probe"
+    ))?;
+    Ok(())
+}
+
+/// Runs the program with these arguments.
+pub fn run(guest: &Guest, arguments: &str) -> Result<Output> {
+    guest.run_with(&format!("{PROGRAM} {arguments}"), &[], LIMIT)
+}
+
+/// Plugs a controller in. QEMU frees the name of one that was there before a moment after the guest
+/// has let go of it.
+pub fn plug(guest: &Guest, controller: &Value) {
+    let end = Instant::now() + LIMIT;
+    while let Err(error) = guest.monitor("device_add", controller) {
+        assert!(Instant::now() < end, "{error}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Asks the guest to let go of a controller.
+pub fn unplug(guest: &Guest, id: &str) -> Result<()> {
+    guest.monitor("device_del", &json!({ "id": id })).map(drop)
+}

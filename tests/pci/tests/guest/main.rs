@@ -1,0 +1,5 @@
+//! Tests on QEMU's controllers, inside the guest.
+
+mod backends;
+mod common;
+mod driver;

@@ -1,0 +1,168 @@
+//! The vfio-user backend on the software target's server.
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nvme_core::spec::registers::offset;
+use nvme_e2e::ChannelExt;
+use nvme_e2e::{LIMIT, Load, Pattern, persistent, wait_until};
+use nvme_mpath::{ChannelOptions, HeadState, IoRequest};
+use nvme_pci::{Location, Open, VfioUser};
+use nvme_pci_guest::{Abilities, check, head, host, verified_io};
+use nvme_target::{
+    NamespaceConfig, PciConfig, PciDevice, PciFault, SubsystemConfig, Target, VfioUserServer,
+};
+
+const NQN: &str = "nqn.2026-01.org.example:vfio-user";
+const SERIAL: &str = "VFIOUSER";
+
+/// A target with a device that is offered at a path of its own.
+struct Bed {
+    _target: Target,
+    device: PciDevice,
+    server: VfioUserServer,
+}
+
+fn path(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("nvme-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
+impl Bed {
+    fn new(name: &str) -> Self {
+        let subsystem = SubsystemConfig::new(NQN)
+            .expect("a name")
+            .serial(SERIAL)
+            .mdts(10)
+            .namespace(NamespaceConfig::memory(1, 64 << 20).block_size(512))
+            .namespace(NamespaceConfig::memory(2, 64 << 20).block_size(4096));
+        let target = Target::builder().subsystem(subsystem).start().expect("a target");
+        let device = PciDevice::new(&target, NQN, PciConfig::new()).expect("a device");
+        let server = VfioUserServer::bind(path(name), &device).expect("a server");
+        Self { _target: target, device, server }
+    }
+
+    fn url(&self) -> String {
+        format!("vfio-user://{}", self.server.path().display())
+    }
+}
+
+fn open(url: &str) -> Result<std::sync::Arc<dyn nvme_pci::Backend>, nvme_pci::BackendError> {
+    let way = VfioUser::new();
+    way.open(&Location::parse(way.scheme(), url).expect("a URL"))
+}
+
+#[test]
+fn a_function_is_opened_used_and_given_up() {
+    let bed = Bed::new("check");
+    let all = Abilities { interrupts: true, maps_memory: false, resets: true };
+    for _ in 0..3 {
+        assert_eq!(check(open(&bed.url()).expect("a function"), SERIAL).expect("all is well"), all);
+    }
+    assert_eq!(bed.device.stats().dma_errors, 0);
+}
+
+#[test]
+fn io_is_verified_by_looking_and_by_interrupt() {
+    let bed = Bed::new("io");
+    for (parameters, nsid, queues) in
+        [("poll=1", 1, 1), ("poll=1", 2, 4), ("irq=1", 1, 4), ("irq=1&sgl=0", 2, 1)]
+    {
+        verified_io(&format!("{}?{parameters}", bed.url()), NQN, nsid, queues);
+    }
+    assert_eq!((bed.device.stats().dma_errors, bed.device.stats().bad_doorbells), (0, 0));
+}
+
+#[test]
+fn a_server_that_goes_while_io_is_under_way_loses_the_path_and_no_request() {
+    let bed = Bed::new("loss");
+    let host = host();
+    let head = head(&host, &bed.url(), NQN, 1, persistent());
+    let channel = host.channel(ChannelOptions::default()).expect("a channel");
+    let load = Load::start(channel, &head, 16, 4096);
+    for _ in 0..3 {
+        load.wait_more(100);
+        // The device takes commands and ends none, so that some are under way for sure.
+        bed.device.add_fault(PciFault::Stall);
+        wait_until("commands to be kept", || bed.device.kept() > 0);
+        let enables = bed.device.stats().enables;
+        bed.server.disconnect();
+        wait_until("the device to be let go", || bed.device.kept() == 0);
+        bed.device.clear_faults();
+        // The load goes on once the controller has been connected to again.
+        load.wait_more(100);
+        assert!(bed.device.stats().enables > enables);
+    }
+    load.stop().assert_clean();
+    assert!(matches!(head.state(), HeadState::Live), "{:?}", head.state());
+    host.shutdown_forced(LIMIT).expect("an end");
+}
+
+#[test]
+fn a_server_that_stays_away_fails_what_was_under_way_once() {
+    let bed = Bed::new("gone");
+    let host = host();
+    let mut options = persistent();
+    options.ctrl_loss_tmo = Some(Duration::ZERO);
+    let head = head(&host, &bed.url(), NQN, 1, options);
+    let mut channel = host.channel(ChannelOptions::default()).expect("a channel");
+    let pattern = Pattern { salt: 1, version: 1 };
+    channel.put(&head, 0, 4096, pattern);
+    bed.device.add_fault(PciFault::Stall);
+    for n in 0..8 {
+        let data = pattern.bytes(n * 4096, 4096);
+        channel.submit(&head, IoRequest::write(n * 8, data.into(), n)).expect("room");
+    }
+    wait_until("commands to be kept", || {
+        channel.poll(&mut Vec::new());
+        bed.device.kept() == 8
+    });
+    drop(bed.server);
+    let mut done = channel.finish(8);
+    done.sort_by_key(|d| d.user_data);
+    for (n, completion) in (0..).zip(&done) {
+        assert!(completion.result.is_err(), "{completion:?}");
+        assert_eq!(completion.user_data, n);
+        // The buffer is back, and is what it was.
+        assert_eq!(pattern.difference(n * 4096, completion.buffer.as_slice()), None);
+    }
+    host.shutdown_forced(LIMIT).expect("an end");
+}
+
+#[test]
+fn a_removed_function_is_noticed_at_once() {
+    let bed = Bed::new("removed");
+    let backend = open(&bed.url()).expect("a function");
+    assert!(!backend.removal_requested());
+    assert_ne!(backend.bar0().read32(offset::VS), u32::MAX);
+    bed.server.disconnect();
+    wait_until("the loss to be seen", || backend.removal_requested());
+    assert_eq!(backend.bar0().read32(offset::VS), u32::MAX);
+    assert!(backend.alloc_dma(4096, 4096).is_err());
+    let error = backend.reset().expect_err("nothing to reset").to_string();
+    assert!(error.contains("gone"), "{error}");
+}
+
+#[test]
+fn what_is_no_server_is_told() {
+    let nobody = path("nobody");
+    let error = open(&format!("vfio-user://{}", nobody.display())).expect_err("nobody there");
+    assert!(error.to_string().contains("connecting to the server"), "{error}");
+
+    // A server that ends at once, and one that speaks something else.
+    for answer in [&b""[..], &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], &[0xff; 64][..]] {
+        let path = path("stranger");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let stranger = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            std::io::Write::write_all(&mut stream, answer).expect("an answer");
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+        });
+        let error = open(&format!("vfio-user://{}", path.display())).expect_err("a stranger");
+        assert!(error.to_string().contains("agreeing upon a version"), "{error}");
+        stranger.join().expect("the stranger does not panic");
+    }
+}
