@@ -2,14 +2,19 @@
 
 use nvme_core::nqn::Uuid;
 use nvme_mpath::{Host, HostError, HostOptions};
+use nvme_pci::{PciTransport, Uio, Vfio};
 use nvme_tcp::TcpTransport;
 
-/// A host with an identity made up for this run, and the TCP transport.
+/// A host with an identity made up for this run, and all transports: `tcp://`, `vfio://`, `uio://`.
 ///
 /// # Errors
 /// Whatever [`Host::new`] meets.
 pub fn new() -> Result<Host, HostError> {
-    Host::new(HostOptions::new(Uuid::from_random(random())).transport(TcpTransport::new()))
+    let options = HostOptions::new(Uuid::from_random(random()))
+        .transport(TcpTransport::new())
+        .transport(PciTransport::new(Vfio::new()))
+        .transport(PciTransport::new(Uio::new()));
+    Host::new(options)
 }
 
 /// A number that no other run has.

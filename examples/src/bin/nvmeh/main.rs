@@ -17,10 +17,11 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use nvme_mpath::ControllerOptions;
 
-/// NVMe over TCP from user space: discover, list, verified I/O, and a software target.
+/// NVMe from user space: discover, list, verified I/O, and a software target.
 ///
 /// A URL is `tcp://HOST[:PORT]/NQN`, with parameters such as ?hdgst=1&ddgst=1; without an NQN it means
-/// the discovery subsystem.
+/// the discovery subsystem; or `vfio://0000:01:00.0`, or `uio://0000:01:00.0`, for a controller on the
+/// PCI bus that is bound to such a driver.
 ///
 /// Exit status: 0 good, 1 something failed or was found to be wrong, 2 wrong usage.
 #[derive(Debug, Parser)]
