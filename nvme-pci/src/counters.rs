@@ -24,6 +24,8 @@ pub struct Counters {
     pub sq_doorbells: u64,
     /// Writes to completion queue doorbells.
     pub cq_doorbells: u64,
+    /// Writes to doorbells that were not needed, since the controller looks into memory.
+    pub doorbells_saved: u64,
 }
 
 /// The counters of one queue: written by its owner alone, and on cache lines of their own.
@@ -37,6 +39,7 @@ pub(crate) struct QueueCounters {
     sgl: AtomicU64,
     sq_doorbells: AtomicU64,
     cq_doorbells: AtomicU64,
+    doorbells_saved: AtomicU64,
 }
 
 /// Adds to a counter that nobody else writes.
@@ -70,6 +73,10 @@ impl QueueCounters {
         add(&self.cq_doorbells, 1);
     }
 
+    pub fn doorbell_saved(&self) {
+        add(&self.doorbells_saved, 1);
+    }
+
     fn read(&self) -> Counters {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         Counters {
@@ -80,6 +87,7 @@ impl QueueCounters {
             sgl: get(&self.sgl),
             sq_doorbells: get(&self.sq_doorbells),
             cq_doorbells: get(&self.cq_doorbells),
+            doorbells_saved: get(&self.doorbells_saved),
         }
     }
 }
@@ -130,5 +138,6 @@ fn sum(a: Counters, b: Counters) -> Counters {
         sgl: a.sgl + b.sgl,
         sq_doorbells: a.sq_doorbells + b.sq_doorbells,
         cq_doorbells: a.cq_doorbells + b.cq_doorbells,
+        doorbells_saved: a.doorbells_saved + b.doorbells_saved,
     }
 }

@@ -16,9 +16,14 @@ use zerocopy::FromBytes;
 
 use crate::backend::{Backend, BackendError};
 use crate::counters::Ledger;
+use crate::dma::PAGE;
 use crate::options::{Notice, Options};
 use crate::pair::Pair;
 use crate::region::RegionMap;
+use crate::shadow::Shadow;
+
+/// OACS: Doorbell Buffer Config is supported (NVMe 2.1 §5.1.13.2.1).
+const DOORBELL_BUFFERS: u16 = 1 << 8;
 
 /// A descriptor that becomes readable with an interrupt, and the vector that raises it.
 #[derive(Clone, Debug)]
@@ -56,6 +61,8 @@ pub(crate) struct Device {
     regions: Mutex<Arc<RegionMap>>,
     /// Moves when `regions` does.
     regions_changed: AtomicU64,
+    /// Doorbells in memory, once the controller is known to be able to look there.
+    shadow: OnceLock<Arc<Shadow>>,
     /// Queues whose owner has dropped them while the controller may still use their memory.
     yard: Mutex<Vec<(u16, Pair)>>,
 }
@@ -101,6 +108,7 @@ impl Device {
             interrupts: Mutex::default(),
             regions: Mutex::default(),
             regions_changed: AtomicU64::new(0),
+            shadow: OnceLock::new(),
             yard: Mutex::default(),
         })
     }
@@ -134,6 +142,25 @@ impl Device {
             mdts => 4096u64.checked_shl(mdts.into()).unwrap_or(0),
         };
         self.facts.max_transfer.store(limit, Ordering::Relaxed);
+    }
+
+    /// The pages for doorbells in memory, made when `page`, Identify Controller, says that the
+    /// controller can look there, and the first time only.
+    pub fn new_shadow(&self, page: &[u8]) -> Option<Arc<Shadow>> {
+        let (id, _) = IdentifyController::ref_from_prefix(page).ok()?;
+        let able = id.oacs.get() & DOORBELL_BUFFERS != 0;
+        if !able || !self.options.shadow_doorbells || self.shadow.get().is_some() {
+            return None;
+        }
+        // Without memory for them, registers do as well.
+        let memory = self.backend.alloc_dma(2 * PAGE, PAGE).ok().filter(|m| m.len() >= 2 * PAGE)?;
+        let shadow = Arc::new(Shadow::new(memory));
+        self.shadow.set(Arc::clone(&shadow)).ok().map(|()| shadow)
+    }
+
+    /// The doorbells in memory, if there are any and queue `qid` has its own there.
+    pub fn shadow(&self, qid: u16) -> Option<Arc<Shadow>> {
+        self.shadow.get().filter(|s| s.covers(self.cap, qid)).cloned()
     }
 
     /// Whether I/O commands may use scatter gather lists that begin at a multiple of 4
@@ -315,6 +342,7 @@ impl Drop for Device {
         if !self.stop() {
             // The controller cannot be stopped. What it may write to must stay what it is.
             std::mem::forget(std::mem::take(&mut *self.yard.lock()));
+            std::mem::forget(self.shadow.take());
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Bytes of a page, as this library sets it up with every controller (`CC.MPS` 0).
 pub const PAGE: usize = 4096;
@@ -90,6 +90,17 @@ impl DmaMemory {
         }
         // SAFETY: inside, aligned, and valid while `self` lives; an atomic may be changed by others.
         Some(unsafe { AtomicU64::from_ptr(self.base.add(offset).cast().as_ptr()) })
+    }
+
+    /// The 4 bytes at `offset`, which must be a multiple of 4; `None` outside.
+    #[must_use]
+    pub fn half(&self, offset: usize) -> Option<&AtomicU32> {
+        let inside = offset.checked_add(4).is_some_and(|end| end <= self.len);
+        if !inside || !offset.is_multiple_of(4) {
+            return None;
+        }
+        // SAFETY: inside, aligned, and valid while `self` lives; an atomic may be changed by others.
+        Some(unsafe { AtomicU32::from_ptr(self.base.add(offset).cast().as_ptr()) })
     }
 
     /// Copies `from` to `offset`; false, and nothing is copied, if it does not fit.

@@ -27,6 +27,7 @@ mod queue;
 mod region;
 mod ring;
 mod sgl;
+mod shadow;
 mod slots;
 mod system;
 mod transport;

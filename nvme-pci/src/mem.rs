@@ -9,7 +9,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use nvme_target::{HostMemory, Interrupts, PciDevice};
 use parking_lot::{Mutex, RwLock};
@@ -365,6 +365,31 @@ impl HostMemory for Table {
                 stored = true;
             }
         });
+        walked && stored
+    }
+
+    fn load32(&self, address: u64) -> Option<u32> {
+        let mut loaded = None;
+        let walked = self.walk(address, 4, |from, _, piece| {
+            if piece == 4 && (from.as_ptr() as usize).is_multiple_of(4) {
+                // SAFETY: 4 mapped bytes, aligned, which are accessed as atomics only.
+                let word = unsafe { AtomicU32::from_ptr(from.cast().as_ptr()) };
+                loaded = Some(word.load(Ordering::Acquire));
+            }
+        });
+        loaded.filter(|_| walked)
+    }
+
+    fn store32(&self, address: u64, value: u32) -> bool {
+        let mut stored = false;
+        let walked = self.walk(address, 4, |to, _, piece| {
+            if piece == 4 && (to.as_ptr() as usize).is_multiple_of(4) {
+                // SAFETY: 4 mapped bytes, aligned, which are accessed as atomics only.
+                unsafe { AtomicU32::from_ptr(to.cast().as_ptr()) }.store(value, Ordering::Release);
+                stored = true;
+            }
+        });
+        fence(Ordering::SeqCst);
         walked && stored
     }
 }

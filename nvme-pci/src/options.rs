@@ -31,6 +31,9 @@ pub struct Options {
     /// Transfers of this many bytes or more use scatter gather lists where the controller can;
     /// `None`: never. Default 32 KiB (`sgl`, 0 for never).
     pub sgl_threshold: Option<usize>,
+    /// Doorbells in memory where the controller can (Doorbell Buffer Config), which an emulated one
+    /// does to save exits. Default true (`shadow`, 0 or 1).
+    pub shadow_doorbells: bool,
     /// How long a controller may take to become disabled, if it does not itself ask for less
     /// (CAP.TO), before its function is reset. Whoever stops a controller waits, be it the control
     /// plane. Default 2 s.
@@ -44,6 +47,7 @@ impl Default for Options {
             max_transfer: 4 << 20,
             bounce_bytes: 4 << 20,
             sgl_threshold: Some(32 << 10),
+            shadow_doorbells: true,
             disable_limit: Duration::from_secs(2),
         }
     }
@@ -69,6 +73,7 @@ impl Options {
                         self.notice = chosen;
                     }
                 }
+                "shadow" => self.shadow_doorbells = switch(&key, &value)?,
                 "max_transfer" => {
                     self.max_transfer = number(&key, &value, 4096, TRANSFER_MAX)?;
                 }
@@ -119,7 +124,8 @@ mod tests {
 
     #[test]
     fn wrong_values_are_refused() {
-        for query in ["poll=2", "irq=yes", "poll=1&irq=1", "max_transfer=1", "bounce=x"] {
+        for query in ["poll=2", "shadow=2", "irq=yes", "poll=1&irq=1", "max_transfer=1", "bounce=x"]
+        {
             assert!(parse(query).is_err(), "{query}");
         }
     }

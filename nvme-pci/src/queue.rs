@@ -15,6 +15,7 @@ use crate::counters::QueueCounters;
 use crate::device::{Device, Interrupt};
 use crate::pair::Pair;
 use crate::region::RegionMap;
+use crate::shadow::Shadow;
 use crate::slots::{InFlight, Watch};
 
 /// How often a queue without interrupts is looked at while an answer is awaited by somebody who
@@ -38,6 +39,8 @@ pub(crate) struct PciQueue {
     /// Offsets of the doorbells.
     sq_doorbell: usize,
     cq_doorbell: usize,
+    /// The same in memory.
+    shadow: Option<Arc<Shadow>>,
     regions: Arc<RegionMap>,
     regions_seen: u64,
     setup: QueueSetup,
@@ -68,6 +71,11 @@ impl PciQueue {
                 ),
             });
         }
+        let shadow = device.shadow(qid);
+        if let Some(shadow) = &shadow {
+            shadow.clear(sq_doorbell);
+            shadow.clear(cq_doorbell);
+        }
         let interrupt = device.interrupt(qid)?;
         let pair = Pair::new(device, qid, entries)?;
         let setup = if qid == 0 {
@@ -87,6 +95,7 @@ impl PciQueue {
             interrupt,
             sq_doorbell,
             cq_doorbell,
+            shadow,
             regions: Arc::default(),
             // Not a generation that there is, so that the first submission fetches the map.
             regions_seen: u64::MAX,
@@ -110,14 +119,25 @@ impl PciQueue {
             return;
         }
         let bar = self.device.backend().bar0();
+        let shadow = self.shadow.as_deref();
+        let needed =
+            |at, (old, new): (u16, u16)| shadow.is_none_or(|shadow| shadow.ring(at, old, new));
         // Completions first: their room is then there for what is submitted.
-        if let Some(head) = pair.cq.untold() {
-            bar.write32(self.cq_doorbell, head.into());
-            self.counters.cq_doorbell();
+        if let Some(moved) = pair.cq.untold() {
+            if needed(self.cq_doorbell, moved) {
+                bar.write32(self.cq_doorbell, moved.1.into());
+                self.counters.cq_doorbell();
+            } else {
+                self.counters.doorbell_saved();
+            }
         }
-        if let Some(tail) = pair.sq.untold() {
-            bar.write32(self.sq_doorbell, tail.into());
-            self.counters.sq_doorbell();
+        if let Some(moved) = pair.sq.untold() {
+            if needed(self.sq_doorbell, moved) {
+                bar.write32(self.sq_doorbell, moved.1.into());
+                self.counters.sq_doorbell();
+            } else {
+                self.counters.doorbell_saved();
+            }
         }
     }
 
@@ -131,7 +151,10 @@ impl PciQueue {
             let command = pair.complete(&cqe)?;
             pair.cq.advance();
             if command.watch != Watch::No {
-                observe(&self.device, &command, &cqe);
+                observe(&self.device, pair, &command, &cqe);
+                if command.watch == Watch::Doorbells {
+                    continue;
+                }
             }
             let InFlight { tag, data, .. } = command;
             sink.complete(Completion { tag, cqe, data });
@@ -182,12 +205,24 @@ fn create(pair: &Pair, qid: u16, vector: Option<u16>) -> Option<QueueSetup> {
 
 /// What the end of an admin command tells the driver itself.
 #[cold]
-fn observe(device: &Device, command: &InFlight, cqe: &Cqe) {
+fn observe(device: &Device, pair: &mut Pair, command: &InFlight, cqe: &Cqe) {
     if !cqe.status().is_success() {
         return;
     }
     match (command.watch, &command.data) {
-        (Watch::Identify, Data::Read(page)) => device.identified(page.as_slice()),
+        (Watch::Identify, Data::Read(page)) => {
+            device.identified(page.as_slice());
+            let shadow = device.new_shadow(page.as_slice());
+            if let Some(config) = shadow.and_then(|shadow| shadow.command()) {
+                // Without room now, registers do as well.
+                let _ = pair.submit_own(config);
+            }
+        }
+        (Watch::Doorbells, _) => {
+            if let Some(shadow) = device.shadow(1) {
+                shadow.activate();
+            }
+        }
         (Watch::DeleteCq(qid), _) => device.deleted(qid),
         _ => {}
     }

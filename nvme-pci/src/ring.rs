@@ -87,13 +87,15 @@ impl SubmissionRing {
         written
     }
 
-    /// The tail to be written to the doorbell, if the controller does not know it yet.
-    pub fn untold(&mut self) -> Option<u16> {
+    /// What is in the doorbell and what is to be written there, if the controller does not know of
+    /// all entries yet.
+    pub fn untold(&mut self) -> Option<(u16, u16)> {
         if self.told_of == self.written {
             return None;
         }
-        (self.told, self.told_of) = (self.tail, self.written);
-        Some(self.tail)
+        let before = std::mem::replace(&mut self.told, self.tail);
+        self.told_of = self.written;
+        Some((before, self.tail))
     }
 
     /// Takes over the head that the completion of entry `number` reports, with `in_flight` commands
@@ -181,13 +183,14 @@ impl CompletionRing {
         }
     }
 
-    /// The head to be written to the doorbell, if the controller does not know it yet.
-    pub fn untold(&mut self) -> Option<u16> {
+    /// What is in the doorbell and what is to be written there, if the controller does not know yet
+    /// how far this is.
+    pub fn untold(&mut self) -> Option<(u16, u16)> {
         if self.told == self.head {
             return None;
         }
-        self.told = self.head;
-        Some(self.head)
+        let before = std::mem::replace(&mut self.told, self.head);
+        Some((before, self.head))
     }
 }
 
@@ -203,14 +206,14 @@ mod tests {
         assert_eq!(sq.untold(), None);
         assert!((0..3).all(|_| sq.push(&sqe)));
         assert!(sq.is_full() && !sq.push(&sqe));
-        assert_eq!((sq.untold(), sq.untold()), (Some(3), None));
+        assert_eq!((sq.untold(), sq.untold()), (Some((0, 3)), None));
         sq.completed(0, 2, 3).unwrap();
         assert_eq!(sq.completed(1, 1, 0), Err(BadHead { said: 1, least: 2, most: 3 }), "backwards");
         assert!(sq.completed(1, 4, 2).is_err(), "no such entry");
         assert!(sq.push(&sqe) && sq.push(&sqe) && !sq.push(&sqe));
         assert!(sq.completed(1, 0, 0).is_err(), "not told of yet");
         assert!(sq.completed(3, 3, 2).is_err(), "the entry has not been told of");
-        assert_eq!(sq.untold(), Some(1));
+        assert_eq!(sq.untold(), Some((3, 1)));
         sq.completed(1, 0, 0).unwrap();
     }
 
@@ -221,7 +224,7 @@ mod tests {
         for _ in 0..4 {
             assert!(sq.push(&sqe));
         }
-        assert_eq!(sq.untold(), Some(4));
+        assert_eq!(sq.untold(), Some((0, 4)));
         sq.completed(2, 3, 4).unwrap();
         sq.completed(0, 2, 3).unwrap();
         assert_eq!(sq.completed(1, 0, 2), Err(BadHead { said: 0, least: 1, most: 4 }));
@@ -237,7 +240,7 @@ mod tests {
         assert!(sq.push(&sqe));
         for number in 1..100 {
             assert!(sq.push(&sqe));
-            let tail = sq.untold().unwrap();
+            let (_, tail) = sq.untold().unwrap();
             sq.completed(number, tail, 2).unwrap();
         }
         sq.completed(0, 100 % 5, 1).unwrap();

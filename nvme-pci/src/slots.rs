@@ -31,6 +31,8 @@ pub(crate) enum Watch {
     DeleteCq(u16),
     /// Asynchronous Event Request, which may take for ever.
     Event,
+    /// Doorbell Buffer Config, the driver's own: nobody else is told of its end.
+    Doorbells,
 }
 
 /// A command in flight.

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 #![expect(unsafe_code, reason = "the device writes memory by address")]
 
-#[path = "support/liar.rs"]
+#[path = "support/liar/mod.rs"]
 mod liar;
 
 /// SplitMix64.

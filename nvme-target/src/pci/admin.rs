@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use nvme_core::spec::command::{GetLogPage, Psdt};
 use nvme_core::spec::feature::{HostBehavior, fid};
-use nvme_core::spec::identify::IDENTIFY_LEN;
+use nvme_core::spec::identify::{IDENTIFY_LEN, IdentifyController, cns};
 use nvme_core::spec::opcode::AdminOpcode;
 use nvme_core::spec::{Cqe, Sqe, Status};
 
@@ -12,8 +12,12 @@ use super::data;
 use super::engine::Engine;
 use super::memory::HostMemory;
 use super::rings::{CompletionQueue, SubmissionQueue};
+use super::shadow::Shadow;
 use crate::admin::{self, Outcome};
+use zerocopy::FromBytes;
 
+/// OACS: Doorbell Buffer Config.
+const DOORBELL_BUFFERS: u16 = 1 << 8;
 /// Bits of Create I/O Completion Queue and Create I/O Submission Queue, dword 11.
 const PHYSICALLY_CONTIGUOUS: u32 = 1 << 0;
 const INTERRUPTS_ENABLED: u32 = 1 << 1;
@@ -30,6 +34,7 @@ impl Engine {
             AdminOpcode::CREATE_IO_SQ => self.create_sq(sqe),
             AdminOpcode::DELETE_IO_SQ => self.delete_sq(sqe),
             AdminOpcode::DELETE_IO_CQ => self.delete_cq(sqe),
+            AdminOpcode::DOORBELL_BUFFER_CONFIG if self.config.shadow => self.set_shadow(sqe),
             _ => return self.run_model(memory, sqe).transpose(),
         };
         Some(done.map(|()| 0))
@@ -59,7 +64,8 @@ impl Engine {
             );
             match outcome {
                 Outcome::Done(result) => Ok(Some(result)),
-                Outcome::Data { data, .. } => {
+                Outcome::Data { mut data, .. } => {
+                    self.amend(sqe, &mut data);
                     data::scatter(memory, &pieces, &data).map(|()| Some(0))
                 }
                 Outcome::Later => Ok(None),
@@ -71,6 +77,26 @@ impl Engine {
             self.stats.dma_errors += 1;
         }
         done
+    }
+
+    /// What this transport adds to the model's answers.
+    fn amend(&self, sqe: &Sqe, page: &mut [u8]) {
+        let controller = AdminOpcode(sqe.opcode) == AdminOpcode::IDENTIFY
+            && sqe.cdw10.get() as u8 == cns::CONTROLLER;
+        let id = IdentifyController::mut_from_prefix(page);
+        if let (true, true, Ok((id, _))) = (controller, self.config.shadow, id) {
+            id.oacs = (id.oacs.get() | DOORBELL_BUFFERS).into();
+        }
+    }
+
+    /// Doorbell Buffer Config (NVMe 2.1 §5.2.5).
+    fn set_shadow(&mut self, sqe: &Sqe) -> Result<(), Status> {
+        let (doorbells, events) = sqe.prp();
+        if doorbells % 4096 != 0 || events % 4096 != 0 {
+            return Err(Status::PRP_INVALID_OFFSET.with_dnr());
+        }
+        self.shadow = Some(Shadow::new(doorbells, events, self.config.dstrd));
+        Ok(())
     }
 
     /// What both kinds of queue need: an identifier that may be used, a size, an address.

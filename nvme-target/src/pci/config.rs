@@ -11,6 +11,7 @@ pub struct PciConfig {
     pub(crate) bar_bytes: usize,
     pub(crate) vectors: u16,
     pub(crate) inline: bool,
+    pub(crate) shadow: bool,
 }
 
 impl Default for PciConfig {
@@ -24,6 +25,7 @@ impl Default for PciConfig {
             bar_bytes: 16 << 10,
             vectors: 64,
             inline: false,
+            shadow: true,
         }
     }
 }
@@ -83,6 +85,13 @@ impl PciConfig {
     #[must_use]
     pub fn vectors(mut self, vectors: u16) -> Self {
         self.vectors = vectors;
+        self
+    }
+
+    /// Without Doorbell Buffer Config.
+    #[must_use]
+    pub fn without_shadow_doorbells(mut self) -> Self {
+        self.shadow = false;
         self
     }
 

@@ -15,6 +15,7 @@ use super::device::PciStats;
 use super::memory::{Doorbells, HostMemory, Interrupts};
 use super::peer::{Inbox, Message, QueuePeer};
 use super::rings::{Answer, CompletionQueue, SubmissionQueue};
+use super::shadow::Shadow;
 use crate::aer::AsyncEvent;
 use crate::controller::{Controller, NewController};
 use crate::directory::Directory;
@@ -57,6 +58,7 @@ pub(crate) struct Engine {
     fatal: bool,
     pub(super) sqs: BTreeMap<u16, SubmissionQueue>,
     pub(super) cqs: BTreeMap<u16, CompletionQueue>,
+    pub(super) shadow: Option<Shadow>,
     pub(super) kept: VecDeque<Kept>,
     pub(super) faults: Vec<PciFault>,
     pub(super) pieces: Vec<Piece>,
@@ -116,6 +118,7 @@ impl Engine {
             fatal: false,
             sqs: BTreeMap::new(),
             cqs: BTreeMap::new(),
+            shadow: None,
             kept: VecDeque::new(),
             faults: Vec::new(),
             pieces: Vec::new(),
@@ -250,6 +253,7 @@ impl Engine {
         self.sqs.clear();
         self.cqs.clear();
         self.kept.clear();
+        self.shadow = None;
     }
 
     /// Everything as after power on, except for what the device is connected to.
@@ -371,6 +375,7 @@ impl Engine {
     fn drain_queue(&mut self, memory: &dyn HostMemory, qid: u16, now: Instant) -> bool {
         let mut worked = false;
         while self.running {
+            self.look_at_tail(memory, qid);
             let Some(queue) = self.sqs.get_mut(&qid) else { break };
             match queue.fetch(memory) {
                 Ok(Some(sqe)) => {
@@ -378,7 +383,14 @@ impl Engine {
                     self.stats.commands += 1;
                     self.command(memory, qid, &sqe, now);
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    let Some(shadow) = self.shadow else { break };
+                    // Asked first and looked at then, so that nothing comes in between.
+                    shadow.ask(memory, qid, false, queue.tail);
+                    if !self.look_at_tail(memory, qid) {
+                        break;
+                    }
+                }
                 Err(()) => {
                     self.stats.dma_errors += 1;
                     self.fail();
@@ -386,6 +398,17 @@ impl Engine {
             }
         }
         worked
+    }
+
+    /// Takes over the tail that is in memory; whether it is another.
+    fn look_at_tail(&mut self, memory: &dyn HostMemory, qid: u16) -> bool {
+        let tail = self.shadow.and_then(|s| s.doorbell(memory, qid, false));
+        let (Some(queue), Some(tail)) = (self.sqs.get_mut(&qid), tail) else { return false };
+        let moved = tail < queue.entries && tail != queue.tail;
+        if moved {
+            queue.tail = tail;
+        }
+        moved
     }
 
     fn receive(&mut self, message: Message) {
@@ -408,8 +431,21 @@ impl Engine {
     fn post(&mut self, memory: &dyn HostMemory) -> bool {
         let mut posted = false;
         let mut failed = false;
-        for queue in self.cqs.values_mut() {
-            match queue.post(memory) {
+        for (qid, queue) in &mut self.cqs {
+            let look = |queue: &mut CompletionQueue| {
+                let head = self.shadow.and_then(|s| s.doorbell(memory, *qid, true));
+                if let Some(head) = head.filter(|head| *head < queue.entries) {
+                    queue.head = head;
+                }
+            };
+            look(queue);
+            let mut done = queue.post(memory);
+            if let (Ok(first), true, Some(shadow)) = (done, queue.is_blocked(), self.shadow) {
+                shadow.ask(memory, *qid, true, queue.head);
+                look(queue);
+                done = queue.post(memory).map(|second| first | second);
+            }
+            match done {
                 Ok(true) => {
                     posted = true;
                     if let (Some(vector), Some(bus)) = (queue.vector, &self.bus) {

@@ -13,6 +13,21 @@ pub trait HostMemory: Send + Sync + fmt::Debug {
     /// Writes 8 bytes at `address`, a multiple of 8, at once, and after everything that was written
     /// before; false if that is no memory. In the machine's byte order.
     fn store(&self, address: u64, value: u64) -> bool;
+
+    /// Reads 4 bytes at `address`, a multiple of 4, at once, and before everything that is read
+    /// after; `None` if that is no memory. In the machine's byte order.
+    fn load32(&self, address: u64) -> Option<u32> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes).then(|| u32::from_ne_bytes(bytes))
+    }
+
+    /// Writes 4 bytes at `address`, a multiple of 4, at once, before everything that is read after;
+    /// false if that is no memory. In the machine's byte order.
+    fn store32(&self, address: u64, value: u32) -> bool {
+        let stored = self.write(address, &value.to_ne_bytes());
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        stored
+    }
 }
 
 /// Where interrupts go.

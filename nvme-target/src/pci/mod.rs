@@ -14,6 +14,7 @@ mod execute;
 mod memory;
 mod peer;
 mod rings;
+mod shadow;
 
 pub use config::{PciConfig, PciFault};
 pub use device::{PciDevice, PciStats, PciWorker};

@@ -65,6 +65,11 @@ impl CompletionQueue {
         Self { base, entries, head: 0, tail: 0, phase: true, vector, waiting }
     }
 
+    /// Whether there are answers that wait for room.
+    pub fn is_blocked(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     pub fn push(&mut self, answer: Answer) {
         self.waiting.push_back(answer);
     }
