@@ -25,6 +25,8 @@ needed=(
     libc-bin:/usr/bin/ldd
     libc6-dev:/usr/include/stdlib.h
     gcc:/usr/bin/gcc
+    # The vfio modules with what Debian leaves out.
+    make:/usr/bin/make
     # The fuzz targets link libFuzzer, which is C++.
     g++:/usr/bin/g++
 )
@@ -89,6 +91,7 @@ if ((${#have[@]} == 0)); then
     fi
     mv "$fetch"/*.deb "$cache/debs/"
 fi
+"$here/../pci/vfio-modules.sh" "$cache"
 # Tests seldom run as root: what root has made belongs to whoever owns the sources.
 ((EUID != 0)) || chown -R --reference="$here" "$cache"
 echo "virtual-machine tests: packages installed, kernel package in $cache/debs"

@@ -95,8 +95,10 @@ impl Group {
         if !matches!(abi::simple(&container, abi::Simple::CheckExtension(kind)), Ok(1)) {
             return Err(unusable(address, format!("VFIO has no IOMMU driver of type {kind} here")));
         }
-        abi::simple(&container, abi::Simple::SetIommu(kind))
-            .map_err(io_error(address, "setting up VFIO's IOMMU driver"))?;
+        abi::simple(&container, abi::Simple::SetIommu(kind)).map_err(|errno| match errno {
+            Errno::PERM => unusable(address, unsafe_interrupts("vfio_iommu_type1")),
+            _ => io_error(address, "setting up VFIO's IOMMU driver")(errno),
+        })?;
         let free = if no_iommu { Ranges::default() } else { free_addresses(address, &container)? };
         Ok(Self { id, group, container, no_iommu, free: Mutex::new(free) })
     }
@@ -120,6 +122,14 @@ impl Group {
     fn free(&self) -> MutexGuard<'_, Ranges> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What it means that the kernel refuses although the files could be opened.
+pub(super) fn unsafe_interrupts(module: &str) -> String {
+    format!(
+        "the kernel refuses: this machine does not remap interrupts, and the parameter \
+         allow_unsafe_interrupts of the module {module} is off"
+    )
 }
 
 /// Takes ownership of a descriptor that an ioctl has made.

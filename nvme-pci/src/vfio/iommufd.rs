@@ -1,7 +1,7 @@
 //! The device character file and iommufd, in place of group and container (Linux 6.6 and later).
 //!
-//! Not tested: no kernel that the tests can run has iommufd. The layouts of what goes to the kernel
-//! are asserted when this is compiled.
+//! Kernels of distributions that have iommufd are newer than the one of the tests, which build it as
+//! a module. The layouts of what goes to the kernel are asserted when this is compiled.
 
 use std::fs;
 use std::fs::File;
@@ -10,10 +10,13 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::backend::BackendError;
 use crate::system::address::PciAddress;
-use crate::system::{io_error, limits};
+use crate::system::{io_error, limits, unusable};
 use crate::vfio::abi;
+use crate::vfio::group::unsafe_interrupts;
 use crate::vfio::space::Space;
 
 const IOMMUFD: &str = "/dev/iommu";
@@ -49,7 +52,10 @@ pub(super) fn open(
         iommufd: iommufd.as_raw_fd(),
         out_devid: 0,
     };
-    abi::call(&device, &mut bind).map_err(io_error(address, "binding the function to iommufd"))?;
+    abi::call(&device, &mut bind).map_err(|errno| match errno {
+        Errno::PERM => unusable(address, unsafe_interrupts("iommufd")),
+        _ => io_error(address, "binding the function to iommufd")(errno),
+    })?;
     let mut alloc =
         abi::IoasAlloc { size: abi::size::<abi::IoasAlloc>(), flags: 0, out_ioas_id: 0 };
     abi::call(&iommufd, &mut alloc).map_err(io_error(address, "making an I/O address space"))?;

@@ -23,8 +23,8 @@ use group::Group;
 ///
 /// The device of a URL is a PCI address, such as `0000:01:00.0`. One parameter is known: `iommu`,
 /// with the value `type1` for a VFIO group and its container, `iommufd` for the function's own
-/// character file (Linux 6.6 and later; **not tested**), or `auto`, the default: `iommufd` where
-/// the kernel has it, else `type1`.
+/// character file (Linux 6.6 and later), or `auto`, the default: `iommufd` where the kernel has it,
+/// else `type1`.
 ///
 /// Where the kernel has VFIO's no-IOMMU mode on and the function is in such a group, the function
 /// reaches physical memory: DMA memory then comes from huge pages, memory of the caller cannot be

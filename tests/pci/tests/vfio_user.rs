@@ -1,15 +1,19 @@
 //! The vfio-user backend on the software target's server.
 
-use std::os::unix::net::UnixListener;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nvme_core::spec::Sqe;
+use nvme_core::spec::command::FeatureSelect;
 use nvme_core::spec::registers::offset;
 use nvme_e2e::ChannelExt;
 use nvme_e2e::{LIMIT, Load, Pattern, persistent, wait_until};
 use nvme_mpath::{ChannelOptions, HeadState, IoRequest};
 use nvme_pci::{Location, Open, VfioUser};
-use nvme_pci_guest::{Abilities, check, head, host, verified_io};
+use nvme_pci_guest::{Abilities, Admin, check, head, host, verified_io};
 use nvme_target::{
     NamespaceConfig, PciConfig, PciDevice, PciFault, SubsystemConfig, Target, VfioUserServer,
 };
@@ -62,6 +66,24 @@ fn a_function_is_opened_used_and_given_up() {
         assert_eq!(check(open(&bed.url()).expect("a function"), SERIAL).expect("all is well"), all);
     }
     assert_eq!(bed.device.stats().dma_errors, 0);
+}
+
+#[test]
+fn a_queue_that_is_new_has_doorbells_that_are_new() {
+    let bed = Bed::new("doorbells");
+    let backend = open(&bed.url()).expect("a function");
+    backend.set_bus_master(true).expect("a function that can reach memory");
+    for _ in 0..2 {
+        let mut admin = Admin::new(&backend, None).expect("a controller");
+        // It looks before the first command is there: what the doorbells held is forgotten.
+        let before = bed.device.stats().commands;
+        let _ = bed.device.step();
+        assert_eq!(bed.device.stats().commands, before);
+        for _ in 0..3 {
+            let _ = admin.run(Sqe::get_features(7, FeatureSelect::Current, 0, 0)).expect("an end");
+        }
+        admin.disable().expect("a controller that obeys");
+    }
 }
 
 #[test]
@@ -157,12 +179,48 @@ fn what_is_no_server_is_told() {
         let listener = UnixListener::bind(&path).expect("a socket");
         let stranger = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
-            std::io::Write::write_all(&mut stream, answer).expect("an answer");
-            let _ = stream.shutdown(std::net::Shutdown::Write);
-            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+            stream.write_all(answer).expect("an answer");
+            let _ = stream.shutdown(Shutdown::Write);
+            let _ = stream.read(&mut [0; 1024]);
         });
         let error = open(&format!("vfio-user://{}", path.display())).expect_err("a stranger");
         assert!(error.to_string().contains("agreeing upon a version"), "{error}");
         stranger.join().expect("the stranger does not panic");
     }
+}
+
+#[test]
+fn a_client_that_breaks_the_protocol_is_sent_away() {
+    let bed = Bed::new("mischief");
+    // A header: message, command, size, flags, error. Then what the server says to it: an answer
+    // with an error, or nothing.
+    let header = |command: u16, size: u32, flags: u32| {
+        let mut bytes = vec![7, 0];
+        bytes.extend(command.to_ne_bytes());
+        bytes.extend(size.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes
+    };
+    for (request, answered) in [
+        (vec![0xff; 64], false),
+        (header(1, 3, 0), false),
+        (header(1, u32::MAX, 0), false),
+        (header(1, 16, 1), false),
+        // No version's text, a command before the version, one that there is not.
+        (header(1, 16, 0), true),
+        (header(13, 16, 0), true),
+        (header(99, 16, 0), true),
+    ] {
+        let mut stream = UnixStream::connect(bed.server.path()).expect("a server");
+        stream.write_all(&request).expect("a request");
+        stream.shutdown(Shutdown::Write).expect("an end");
+        let mut answer = Vec::new();
+        // A server that leaves bytes unread resets the connection.
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(answer.len(), if answered { 16 } else { 0 }, "{request:?}");
+        // Bits 0 to 3 and 5 of the flags: an answer, an error.
+        assert!(!answered || answer[8] & 0x2f == 0x21, "{answer:?}");
+    }
+    check(open(&bed.url()).expect("a function"), SERIAL).expect("all is well");
 }

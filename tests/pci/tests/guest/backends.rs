@@ -3,7 +3,7 @@
 use nvme_vm::{Guest, Output, Result};
 use serde_json::json;
 
-use crate::common::{LIMIT, PROGRAM, bind, boot, plug, run, unplug};
+use crate::common::{LIMIT, PROGRAM, bind, boot, boot_rebuilt, plug, run, unplug};
 
 /// Where the controllers are, by serial number.
 const FIRST: &str = "0000:01:00.0";
@@ -115,4 +115,43 @@ fn functions_are_opened_used_and_given_up() -> Result<()> {
     bind(&guest, SECOND, "uio_pci_generic")?;
     assert_eq!(works(&guest, &uio, "SECOND")?, some);
     Ok(())
+}
+
+/// What the kernel of the other tests does not have: iommufd, and VFIO without an IOMMU.
+#[rustfmt::skip]
+const ONE: &[&str] = &[
+    "-blockdev", "driver=null-co,node-name=disk0,size=1073741824,read-zeroes=on",
+    "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=10.0",
+    "-device", "nvme,id=first,serial=FIRST,drive=disk0,bus=port0",
+];
+
+#[test]
+fn a_function_is_reached_by_iommufd_and_without_interrupt_remapping() -> Result<()> {
+    let guest = boot_rebuilt(true, ONE)?;
+    bind(&guest, FIRST, "vfio-pci")?;
+    let all = "Abilities { interrupts: true, maps_memory: true, resets: true }";
+    // Without interrupt remapping the kernel wants to be told that this is accepted.
+    for (way, module) in [("type1", "vfio_iommu_type1"), ("iommufd", "iommufd")] {
+        let url = format!("vfio://{FIRST}?iommu={way}");
+        let why = format!("allow_unsafe_interrupts of the module {module} is off");
+        fails(&guest, &url, &why)?;
+        guest.sh(&format!("echo 1 > /sys/module/{module}/parameters/allow_unsafe_interrupts"))?;
+        assert_eq!(works(&guest, &url, "FIRST")?, all, "{way}");
+    }
+    // By itself it takes iommufd: it works without the group's file.
+    guest.sh("rm /dev/vfio/vfio")?;
+    assert_eq!(works(&guest, &format!("vfio://{FIRST}"), "FIRST")?, all);
+    Ok(())
+}
+
+#[test]
+fn a_function_is_reached_without_an_iommu() -> Result<()> {
+    let guest = boot_rebuilt(false, ONE)?;
+    let vfio = format!("vfio://{FIRST}");
+    guest.sh("echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode")?;
+    bind(&guest, FIRST, "vfio-pci")?;
+    let some = "Abilities { interrupts: true, maps_memory: false, resets: true }";
+    assert_eq!(works(&guest, &vfio, "FIRST")?, some);
+    guest.sh("echo 0 > /proc/sys/vm/nr_hugepages")?;
+    fails(&guest, &vfio, "huge pages of 2 MiB")
 }

@@ -1,11 +1,11 @@
 //! What tests in the guest have in common.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nvme_vm::{Config, Guest, Output, Result};
+use nvme_vm::{CACHE_VARIABLE, Config, Guest, Output, Result};
 use serde_json::{Value, json};
 
 /// Where the program lies in the guest.
@@ -26,6 +26,36 @@ pub fn boot(arguments: &[&str]) -> Result<Guest> {
     })?;
     upload(&guest)?;
     guest.sh("modprobe -a vfio-pci vfio_iommu_type1 uio_pci_generic")?;
+    guest.sh("echo 24 > /proc/sys/vm/nr_hugepages")?;
+    Ok(guest)
+}
+
+/// Boots a guest whose vfio modules have what Debian's leave out, with an IOMMU or without one.
+pub fn boot_rebuilt(iommu: bool, arguments: &[&str]) -> Result<Guest> {
+    let device: &[&str] = if iommu { &["-device", "intel-iommu,intremap=off"] } else { &[] };
+    let guest = Guest::boot(Config {
+        kernel_parameters: if iommu { "intel_iommu=on iommu=pt" } else { "" }.to_owned(),
+        qemu_arguments: device.iter().chain(arguments).map(|&a| a.to_owned()).collect(),
+        ports: 0,
+        namespaces: Vec::new(),
+        ..Config::default()
+    })?;
+    upload(&guest)?;
+    let release = guest.sh("uname -r")?;
+    let cache = std::env::var_os(CACHE_VARIABLE).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/vm-cache"),
+        PathBuf::from,
+    );
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/vfio-modules.sh");
+    let built = Command::new(script).arg(&cache).status().expect("running a script");
+    assert!(built.success(), "{script} failed");
+    let modules = cache.join(format!("vfio-modules-{}", release.trim()));
+    guest.sh("modprobe irqbypass")?;
+    for module in ["iommufd", "vfio", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci"] {
+        let bytes = std::fs::read(modules.join(format!("{module}.ko"))).expect("reading a module");
+        guest.upload(&format!("/run/{module}.ko"), &bytes)?;
+        guest.sh(&format!("insmod /run/{module}.ko"))?;
+    }
     guest.sh("echo 24 > /proc/sys/vm/nr_hugepages")?;
     Ok(guest)
 }
