@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::image;
 use crate::monitor::Monitor;
 use crate::qemu::{Machine, Qemu};
+use crate::relay::Relay;
 
 /// An idle machine takes 3 s; many test processes on two processors take far longer.
 const BOOT: Duration = Duration::from_secs(240);
@@ -37,9 +38,10 @@ pub const SERIAL: &str = "NVMEHOSTGUEST";
 pub struct Guest {
     agent: Agent,
     monitor: Monitor,
+    // QEMU ends before the relay: it never sees what the relay's end does to connections.
     qemu: Qemu,
+    relay: Relay,
     config: Config,
-    addresses: Vec<SocketAddr>,
 }
 
 impl Guest {
@@ -66,17 +68,18 @@ impl Guest {
         let monitor = Monitor::new(connections.monitor)
             .map_err(|error| failed(format!("did not start: {error}")))?;
         let chosen = monitor.forwards()?;
-        let addresses = forwards
+        let forwarded = forwards
             .iter()
             .map(|service| chosen.iter().find(|(guest, _)| guest == service))
             .map(|found| found.map(|&(_, host)| SocketAddr::from(([127, 0, 0, 1], host))))
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| failed(format!("has not all ports forwarded: {chosen:?}")))?;
+        let relay = Relay::start(&forwarded).map_err(Error::io("starting the relay"))?;
         agent.wait_ready(BOOT).map_err(|lost| match lost {
             Lost::Gone => failed("ended while it booted".to_owned()),
             Lost::Late => failed(format!("did not boot within {BOOT:?}")),
         })?;
-        let guest = Self { agent, monitor, qemu, config, addresses };
+        let guest = Self { agent, monitor, qemu, relay, config };
         guest.reset()?;
         Ok(guest)
     }
@@ -120,10 +123,7 @@ impl Guest {
     /// [`Error::Script`] when something cannot be taken away.
     pub fn reset(&self) -> Result<()> {
         self.thaw()?;
-        let forwarded = self.monitor.forwards()?;
-        for port in (1..=self.config.ports)
-            .filter(|&port| !forwarded.iter().any(|f| f.0 == Config::service(port)))
-        {
+        for port in 1..=self.config.ports {
             self.accept_connections(port)?;
         }
         let mut script = format!("teardown\nmake_subsystem {SUBNQN} {SERIAL}\n");
@@ -168,6 +168,15 @@ impl Guest {
             return Ok(output.text);
         }
         Err(Error::Script { what: first_line(script), code: output.code, output: output.text })
+    }
+
+    /// Lets the host's system accept new connections to a port, or refuse them.
+    pub(crate) fn listen(&self, port: u16, listen: bool) -> Result<()> {
+        self.check_port(port)?;
+        let verb = if listen { "opening" } else { "closing" };
+        self.relay
+            .listen(usize::from(port) - 1, listen)
+            .map_err(Error::io(format!("{verb} the relay's port {port}")))
     }
 
     /// Runs a script with the functions of `guest/*.sh`; `what` is for the error.
@@ -222,16 +231,21 @@ impl Guest {
         })
     }
 
-    /// Where the target's port (from 1) is reached from the host. QEMU accepts every connection
-    /// there and only then tries the guest: a port that is closed in the guest looks like a
-    /// connection that ends at once.
+    /// Where the target's port (from 1) is reached from the host. A relay in this process accepts
+    /// every connection there and only then QEMU tries the guest: a port that is closed in the
+    /// guest looks like a connection that ends at once.
+    ///
+    /// When a connection is reset from the host's side, what was sent is discarded except for what
+    /// QEMU or the kernel's buffers before it have already taken (some 100 KiB each); the guest may
+    /// see that much late, and then the end of the stream, never a reset: QEMU does not survive
+    /// resets at certain moments. Bytes before an orderly end are delivered unless QEMU does not
+    /// take them within a second.
     ///
     /// # Errors
     /// [`Error::Unknown`] for a port beyond [`Config::ports`].
     pub fn addr(&self, port: u16) -> Result<SocketAddr> {
         let at = usize::from(port).checked_sub(1);
-        at.and_then(|at| self.addresses.get(at))
-            .copied()
+        at.and_then(|at| self.relay.address(at))
             .ok_or(Error::Unknown { what: "port", number: port.into() })
     }
 
@@ -294,8 +308,7 @@ impl Guest {
         self.monitor.execute(command, arguments)
     }
 
-    /// Gives QEMU's human monitor a line, such as `hostfwd_remove net tcp:127.0.0.1:PORT`; the
-    /// answer is text.
+    /// Gives QEMU's human monitor a line, such as `info usernet`; the answer is text.
     ///
     /// # Errors
     /// As [`Guest::monitor`]; but a line that QEMU rejects is an answer.

@@ -35,6 +35,7 @@ mod monitor;
 mod network;
 mod prereq;
 mod qemu;
+mod relay;
 mod target;
 mod tool;
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::guest::Guest;
 
 /// Ways to lose a path, one port at a time unless said otherwise. All fail as [`Guest::sh`], and
@@ -95,31 +97,19 @@ impl Guest {
     /// [`Guest::accept_connections`].
     ///
     /// # Errors
-    /// [`Error::Monitor`] when QEMU does not know the port's forwarding.
+    /// [`Error::Unknown`] for a port the guest does not have.
     pub fn refuse_connections(&self, port: u16) -> Result<()> {
-        let address = self.addr(port)?;
-        let line = format!("hostfwd_remove net tcp:{}:{}", address.ip(), address.port());
-        let answer = self.human_monitor(&line)?;
-        if answer.contains("removed") {
-            Ok(())
-        } else {
-            Err(Error::Monitor { command: line, answer })
-        }
+        self.listen(port, false)
     }
 
-    /// Ends what [`Guest::refuse_connections`] began; the address is the same again.
+    /// Ends what [`Guest::refuse_connections`] began; the address is the same as before. Nothing
+    /// happens when it did not begin.
     ///
     /// # Errors
-    /// [`Error::Monitor`] when the port could not be had.
+    /// [`Error::Unknown`] for a port the guest does not have; [`Error::Io`] when the system does
+    /// not let it listen.
     pub fn accept_connections(&self, port: u16) -> Result<()> {
-        let (address, service) = (self.addr(port)?, self.check_port(port)?);
-        let line = format!("hostfwd_add net tcp:{}:{}-:{service}", address.ip(), address.port());
-        let answer = self.human_monitor(&line)?;
-        if answer.trim().is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Monitor { command: line, answer })
-        }
+        self.listen(port, true)
     }
 
     /// Stops the whole guest: everything is silent at all ports, and the guest's clock stands.
