@@ -55,6 +55,8 @@ pub(crate) struct Device {
     reason: OnceLock<TransportError>,
     /// The controller reaches no memory any more.
     stopped: AtomicBool,
+    /// The controller has been told to be disabled.
+    disabling: AtomicBool,
     /// Held while the controller is being stopped.
     stopping: Mutex<()>,
     interrupts: Mutex<BTreeMap<u16, Option<Interrupt>>>,
@@ -104,6 +106,7 @@ impl Device {
             dead: AtomicBool::new(false),
             reason: OnceLock::new(),
             stopped: AtomicBool::new(false),
+            disabling: AtomicBool::new(false),
             stopping: Mutex::new(()),
             interrupts: Mutex::default(),
             regions: Mutex::default(),
@@ -300,7 +303,12 @@ impl Device {
         let cc = Cc(bar.read32(offset::CC));
         bar.write32(offset::CC, cc.with_en(0).with_shn(Cc::SHN_NONE).0);
         let told = Duration::from_millis(self.cap.timeout_ms().max(500).into());
-        let until = Instant::now() + told.min(self.options.disable_limit);
+        // A controller that was waited for in vain is not waited for again.
+        let limit = match self.disabling.swap(true, Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => told.min(self.options.disable_limit),
+        };
+        let until = Instant::now() + limit;
         loop {
             let csts = Csts(bar.read32(offset::CSTS));
             if csts.is_absent() || is_absent(1, bar.read32(offset::VS)) {

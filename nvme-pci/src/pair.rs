@@ -35,6 +35,8 @@ pub(crate) struct Pair {
     sgl_from: usize,
     /// Event requests in flight.
     events: usize,
+    /// Commands of the driver's own in flight.
+    own: usize,
 }
 
 impl Pair {
@@ -75,6 +77,7 @@ impl Pair {
             max_transfer,
             sgl_from,
             events: 0,
+            own: 0,
         })
     }
 
@@ -82,8 +85,9 @@ impl Pair {
         self.slots.capacity()
     }
 
+    /// Commands in flight that somebody waits for.
     pub fn in_flight(&self) -> usize {
-        self.slots.in_flight()
+        self.slots.in_flight().saturating_sub(self.own)
     }
 
     /// Commands in flight that will be answered soon: all but event requests.
@@ -122,20 +126,19 @@ impl Pair {
     }
 
     /// Puts a command of the driver's own on the submission ring; nobody is told of its end. Whether
-    /// there was room.
+    /// there was room for it and for one more.
     pub fn submit_own(&mut self, mut sqe: Sqe) -> bool {
-        if self.slots.next_free().is_none() || self.sq.is_full() {
+        if self.slots.in_flight() + 1 >= self.slots.capacity() || self.sq.is_full() {
             return false;
         }
         let (number, watch) = (self.sq.next_number(), Watch::Doorbells);
         let (data, place) = (Data::None, Place::None);
-        match self.slots.put(InFlight { tag: 0, data, place, watch, number }) {
-            Some(cid) => {
-                sqe.cid = cid.into();
-                self.sq.push(&sqe)
-            }
-            None => false,
-        }
+        let Some(cid) = self.slots.put(InFlight { tag: 0, data, place, watch, number }) else {
+            return false;
+        };
+        self.own += 1;
+        sqe.cid = cid.into();
+        self.sq.push(&sqe)
     }
 
     /// Makes the data reachable, and points the command to it.
@@ -213,6 +216,7 @@ impl Pair {
         })?;
         let mut command = self.slots.take(cid).map_err(|bad| bad_cid(self.qid, bad))?;
         self.events -= usize::from(command.watch == Watch::Event);
+        self.own -= usize::from(command.watch == Watch::Doorbells);
         // What a failed command has transferred is of no use to anyone (NVMe 2.1 §4.2.3).
         let arrived = cqe.status().is_success();
         self.take_back(&mut command, arrived);
@@ -221,7 +225,7 @@ impl Pair {
 
     /// Ends any command, without an answer. The controller must have been stopped.
     pub fn abandon(&mut self, mut sink: impl FnMut(InFlight)) {
-        self.events = 0;
+        (self.events, self.own) = (0, 0);
         let pool = &mut self.pool;
         for mut command in self.slots.drain() {
             if let Place::Bounce(chain) = std::mem::replace(&mut command.place, Place::None) {

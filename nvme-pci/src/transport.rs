@@ -135,11 +135,6 @@ impl Endpoint for PciEndpoint {
         let backend = self.shared.open.open(&self.location).map_err(|e| {
             TransportError::Connect { address: self.address.clone(), reason: e.to_string() }
         })?;
-        let connect_error = |e: crate::BackendError| TransportError::Connect {
-            address: self.address.clone(),
-            reason: e.to_string(),
-        };
-        backend.set_bus_master(true).map_err(connect_error)?;
         let ledger = Arc::clone(&self.shared.ledger);
         let device = Arc::new(Device::new(backend, self.options.clone(), ledger)?);
         self.shared.registry.add_device(&device);
@@ -180,6 +175,10 @@ impl Association for PciAssociation {
                 address: self.device.address(),
                 reason: "the admin queue's rings have no bus address".into(),
             })?;
+            // Not before: a controller that somebody left enabled, and that has just been disabled,
+            // must not reach memory by the addresses that it had then.
+            let on = self.device.backend().set_bus_master(true);
+            on.map_err(|e| self.device.connect_error(&e))?;
         }
         Ok(Box::new(queue))
     }

@@ -225,6 +225,7 @@ impl Case {
     /// The device answers: 0 as it should, else with something that is wrong.
     fn answer(&mut self, at: usize, how: u8) {
         let word = if how == 0 { 0 } else { self.word() };
+        let which = self.byte() & 3;
         let Some(side) = self.sides.get_mut(at) else { return };
         let state = self.liar.state.lock();
         let stride = Cap(state.cap).doorbell_stride();
@@ -238,6 +239,12 @@ impl Case {
         let sqe = Sqe::read_from_bytes(&entry).unwrap();
         if side.next != u64::from(tail) {
             side.next = (side.next + 1) % side.entries;
+        }
+        if side.qid == 0 && sqe.opcode == AdminOpcode::IDENTIFY.0 {
+            // SGLs and doorbells in memory, or not.
+            let (oacs, sgls) = (u16::from(which) << 8, u32::from(which) >> 1);
+            state.write(sqe.prp().0 + 256, &oacs.to_le_bytes());
+            state.write(sqe.prp().0 + 536, &sgls.to_le_bytes());
         }
         let mut cqe = Cqe::new(sqe.cid.get(), Status::SUCCESS, word);
         cqe.sqid = side.qid.into();
