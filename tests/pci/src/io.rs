@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nvme_core::nqn::{Nqn, Uuid};
-use nvme_e2e::{ChannelExt, LIMIT, Load, Pattern, persistent};
+use nvme_e2e::{ChannelExt, LIMIT, Load, Pattern, persistent, wait_until};
 use nvme_mpath::{ChannelOptions, ControllerOptions, Head, Host, HostOptions};
 use nvme_pci::{PciTransport, Uio, Vfio, VfioUser};
 
@@ -38,7 +38,7 @@ pub fn head(host: &Host, url: &str, nqn: &str, nsid: u32, options: ControllerOpt
 }
 
 /// Writes and reads back one block to 4 MiB at odd and even places, then has `queues` channels do
-/// so at once, 16 requests deep.
+/// so at once, 16 requests deep, while the controller is reset.
 ///
 /// # Panics
 /// If anything is wrong.
@@ -63,6 +63,13 @@ pub fn verified_io(url: &str, nqn: &str, nsid: u32, queues: usize) {
     let loads: Vec<Load> =
         (0..queues as u64).map(|n| Load::start_at(channel(), &head, 16, 8192, n * share)).collect();
     loads.iter().for_each(|load| load.wait_more(200));
+    // The function is given up and opened again while what was in flight still holds its memory.
+    for controller in host.controllers() {
+        controller.reset("a test");
+    }
+    loads.iter().for_each(|load| load.wait_more(100));
+    wait_until("the reset", || host.controllers().iter().all(|c| c.reconnects() > 0));
+    loads.iter().for_each(|load| load.wait_more(100));
     for load in loads {
         load.stop().assert_clean();
     }

@@ -26,7 +26,7 @@ pub fn boot(arguments: &[&str]) -> Result<Guest> {
     })?;
     upload(&guest)?;
     guest.sh("modprobe -a vfio-pci vfio_iommu_type1 uio_pci_generic")?;
-    guest.sh("echo 24 > /proc/sys/vm/nr_hugepages")?;
+    guest.sh("echo 64 > /proc/sys/vm/nr_hugepages")?;
     Ok(guest)
 }
 
@@ -56,7 +56,7 @@ pub fn boot_rebuilt(iommu: bool, arguments: &[&str]) -> Result<Guest> {
         guest.upload(&format!("/run/{module}.ko"), &bytes)?;
         guest.sh(&format!("insmod /run/{module}.ko"))?;
     }
-    guest.sh("echo 24 > /proc/sys/vm/nr_hugepages")?;
+    guest.sh("echo 64 > /proc/sys/vm/nr_hugepages")?;
     Ok(guest)
 }
 
