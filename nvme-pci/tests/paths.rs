@@ -84,3 +84,35 @@ fn without_a_path_the_head_goes_when_the_window_is_over() {
     verify(&mut channel, &again, 9, pattern(9, 4096, 1));
     host.shutdown_forced(LIMIT).unwrap();
 }
+
+#[test]
+fn one_head_has_a_path_over_pcie_and_one_over_tcp() {
+    let mut bed = Bed::new(512);
+    let a = bed.device("a");
+    let port = bed.target.add_listener("127.0.0.1:0").unwrap();
+    let url = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), support::NQN);
+    let host = bed.host();
+    let (_pci, head) = connect(&host, "mem://a", eager());
+    let (_tcp, same) = connect(&host, &url, eager());
+    assert!(std::sync::Arc::ptr_eq(&head, &same));
+    let both = || head.paths().iter().filter(|p| p.usable).count() == 2;
+    wait_until("two paths", both);
+    let load = Load::start(channel(&host), &head, 16, 8 << 10, 0);
+    for round in 0..4 {
+        load.wait_more(100);
+        if round % 2 == 0 {
+            a.unplug();
+            wait_until("one path", || head.paths().len() == 1);
+            load.wait_more(100);
+            a.plug();
+        } else {
+            bed.target.listener(port).unwrap().disable().unwrap();
+            wait_until("one path", || head.paths().len() == 1);
+            load.wait_more(100);
+            bed.target.listener(port).unwrap().enable().unwrap();
+        }
+        wait_until("two paths", both);
+    }
+    load.stop().assert_clean();
+    host.shutdown_forced(LIMIT).unwrap();
+}

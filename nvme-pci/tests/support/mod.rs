@@ -66,7 +66,8 @@ impl Bed {
 
     pub fn host(&self) -> Host {
         let options = HostOptions::new(Uuid(*b"nvme-host-tests!"));
-        Host::new(options.transport(self.transport.clone())).unwrap()
+        let options = options.transport(self.transport.clone());
+        Host::new(options.transport(nvme_tcp::TcpTransport::new())).unwrap()
     }
 }
 
