@@ -1,4 +1,4 @@
-//! A software NVMe subsystem with a TCP front and faults as data: for tests, benches and the quickstart.
+//! A software NVMe subsystem with a TCP and a PCI front and faults as data: for tests, benches and the quickstart.
 //!
 //! A [`Target`] has subsystems, each with namespaces in memory, in a file, or nowhere; listeners, through which hosts
 //! reach all of them; ANA states per listener and group; and [faults](FaultRule), which make any command or connection
@@ -8,7 +8,8 @@
 //! specification on one side does not cancel itself out on the other.
 //!
 //! Three layers: the model ([`Subsystem`] and what is in it) knows neither sockets nor threads; the TCP front turns
-//! PDUs into calls of the model; the handle ([`Target`]) steers both.
+//! PDUs into calls of the model, the PCI front ([`PciDevice`]) registers and doorbells; the handle ([`Target`]) steers
+//! them.
 #![deny(unsafe_code)]
 
 mod admin;
