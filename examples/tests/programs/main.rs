@@ -1,6 +1,8 @@
-//! The programs as users run them: as processes, on the software target and on Linux's own.
+//! The programs as users run them: as processes, on the software target, on Linux's own, and on
+//! QEMU's controller.
 
 mod common;
 mod nvmeh;
 mod nvmet;
+mod pci;
 mod quickstart;
