@@ -24,7 +24,24 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude nvme-loom --no-deps -
     --document-private-items
 
 step "tests, loom models and doc tests"
-cargo test --workspace --locked
+# An emulated guest that dies by itself (its kernel panics, or QEMU fails an assertion) says nothing
+# about the code: only then are the test programs concerned run once more, and it is said aloud.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"; then
+    failed=$(grep -c '^test .* FAILED$' "$log" || true)
+    died=$(grep -c 'the guest is gone; ' "$log" || true)
+    mapfile -t again < <(sed -n 's/^    `\(-p .*\)`$/\1/p' "$log")
+    if ((died == 0 || failed > died || ${#again[@]} == 0)); then
+        exit 1
+    fi
+    step "the guest died $died time(s), see above; once more: ${again[*]}"
+    for target in "${again[@]}"; do
+        # The words are options: -p PACKAGE --test NAME.
+        # shellcheck disable=SC2086
+        cargo test --locked $target
+    done
+fi
 
 step "fuzz targets compile"
 cargo check --manifest-path fuzz/Cargo.toml --locked
