@@ -19,7 +19,6 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use nvme_core::buffer::Buffer;
 use nvme_core::spec::Status;
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, QueueStatus};
@@ -141,20 +140,16 @@ impl Channel {
         known.refresh();
         let (geometry, ahead) = (known.view.geometry, !known.waiting.is_empty());
         match check(&geometry, &request) {
-            Ok(_) if self.slab.is_full() => {
-                let reason = SubmitReason::Full { depth: self.slab.depth() };
-                return Err(SubmitError { reason, buffer: request.buffer });
-            }
             Ok(blocks) => request.blocks = blocks,
             Err(reason) => return Err(SubmitError { reason, buffer: request.buffer }),
         }
         if self.check_at == Instant::NEVER {
             self.check_at = Instant::ZERO;
         }
-        let Some(at) = self.slab.insert(request, place, geometry.block_size) else {
+        let at = self.slab.insert(request, place, geometry.block_size).map_err(|request| {
             let reason = SubmitReason::Full { depth: self.slab.depth() };
-            return Err(SubmitError { reason, buffer: Buffer::empty() });
-        };
+            SubmitError { reason, buffer: request.buffer }
+        })?;
         if ahead {
             self.wait_for_room(at);
         } else {

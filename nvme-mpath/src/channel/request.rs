@@ -160,15 +160,16 @@ impl Slab {
         self.used
     }
 
-    pub(super) const fn is_full(&self) -> bool {
-        self.free == NONE
-    }
-
-    /// Takes a request in; `None` if there is no room.
-    pub(super) fn insert(&mut self, request: IoRequest, head: u32, block_size: u32) -> Option<u32> {
+    /// Takes a request in, or gives it back if there is no room.
+    pub(super) fn insert(
+        &mut self,
+        request: IoRequest,
+        head: u32,
+        block_size: u32,
+    ) -> Result<u32, IoRequest> {
         let at = self.free;
-        let entry = self.entries.get_mut(at as usize)?;
-        let Place::Free { next } = entry.place else { return None };
+        let Some(entry) = self.entries.get_mut(at as usize) else { return Err(request) };
+        let Place::Free { next } = entry.place else { return Err(request) };
         self.free = next;
         self.used += 1;
         entry.place = Place::Waiting;
@@ -190,7 +191,7 @@ impl Slab {
             IoOp::Write => Data::Write(request.buffer),
             IoOp::Flush | IoOp::WriteZeroes => Data::None,
         };
-        Some(at)
+        Ok(at)
     }
 
     /// The tag of an entry, by which its completion is known.
@@ -254,7 +255,8 @@ mod tests {
         let here = AssociationId { slot: 0, epoch: 1 };
         let a = slab.insert(IoRequest::flush(1), 0, 512).unwrap();
         let b = slab.insert(IoRequest::flush(2), 0, 512).unwrap();
-        assert!(slab.insert(IoRequest::flush(3), 0, 512).is_none() && slab.is_full());
+        assert!(slab.insert(IoRequest::flush(3), 0, 512).is_err());
+        assert_eq!(slab.used(), slab.depth());
         slab[a].place = Place::InFlight(here);
         slab[b].place = Place::InFlight(here);
         let old = slab.tag(a);

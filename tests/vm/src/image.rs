@@ -131,14 +131,7 @@ fn add_programs(root: &Path) -> Result<()> {
         if name == "busybox" {
             continue;
         }
-        // Lines read `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
-        let listing = tool::run("listing libraries", tool::command("ldd").arg(&program))?;
-        libraries.extend(
-            String::from_utf8_lossy(&listing)
-                .split_ascii_whitespace()
-                .filter(|word| word.starts_with('/'))
-                .map(PathBuf::from),
-        );
+        libraries.extend(tool::libraries(&program)?.into_iter().map(PathBuf::from));
     }
     for library in libraries {
         let to = root.join(library.strip_prefix("/").unwrap_or(&library));

@@ -33,6 +33,7 @@ mod kernel;
 mod linux;
 mod monitor;
 mod network;
+mod pci;
 mod prereq;
 mod qemu;
 mod relay;

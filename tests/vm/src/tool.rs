@@ -1,5 +1,6 @@
 //! Runs programs of the host and reports their failures in words.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::error::{Error, Result};
@@ -29,4 +30,13 @@ pub(crate) fn run(what: &str, command: &mut Command) -> Result<Vec<u8>> {
 /// Runs `command` to its end, whatever that is.
 pub(crate) fn output(what: &str, command: &mut Command) -> Result<Output> {
     command.output().map_err(|source| Error::Io { what: format!("{what} ({command:?})"), source })
+}
+
+/// The shared libraries that a program is linked to, and their loader, as absolute paths.
+pub(crate) fn libraries(program: &Path) -> Result<Vec<String>> {
+    // Lines read `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
+    let listing = run("listing libraries", command("ldd").arg(program))?;
+    let words = String::from_utf8_lossy(&listing);
+    let paths = words.split_ascii_whitespace().filter(|word| word.starts_with('/'));
+    Ok(paths.map(str::to_owned).collect())
 }

@@ -3,7 +3,7 @@
 use nvme_vm::{Guest, Output, Result};
 use serde_json::json;
 
-use crate::common::{LIMIT, PROGRAM, bind, boot, boot_rebuilt, plug, run, unplug};
+use crate::common::{LIMIT, PROGRAM, boot, boot_rebuilt, plug, run, unplug};
 
 /// Where the controllers are, by serial number.
 const FIRST: &str = "0000:01:00.0";
@@ -75,12 +75,12 @@ fn functions_are_opened_used_and_given_up() -> Result<()> {
     fails(&guest, &format!("vfio://{NEIGHBOUR}"), "not an NVMe controller")?;
     guest.wait_for(&format!("[ -e /sys/bus/pci/drivers/nvme/{FIRST} ]"), LIMIT)?;
     fails(&guest, &vfio, "bound to the driver nvme; it must be bound to vfio-pci")?;
-    bind(&guest, FIRST, "")?;
+    guest.bind_function(FIRST, "")?;
     fails(&guest, &vfio, "bound to no driver; it must be bound to vfio-pci")?;
-    bind(&guest, FIRST, "vfio-pci")?;
+    guest.bind_function(FIRST, "vfio-pci")?;
     fails(&guest, &format!("uio://{FIRST}"), "bound to the driver vfio-pci")?;
     fails(&guest, &format!("{vfio}?iommu=iommufd"), "no iommufd")?;
-    bind(&guest, SHARED, "vfio-pci")?;
+    guest.bind_function(SHARED, "vfio-pci")?;
     let neighbour = format!("{NEIGHBOUR} (virtio-pci)");
     fails(&guest, &format!("vfio://{SHARED}"), &neighbour)?;
 
@@ -103,16 +103,16 @@ fn functions_are_opened_used_and_given_up() -> Result<()> {
     assert!(output.text.contains(needed), "{}", output.text);
 
     // UIO, with a reset by sysfs.
-    bind(&guest, SECOND, "uio_pci_generic")?;
+    guest.bind_function(SECOND, "uio_pci_generic")?;
     let some = "Abilities { interrupts: false, maps_memory: false, resets: true }";
     assert_eq!(works(&guest, &uio, "SECOND")?, some);
 
     // Both are removed under the program, which is asked or sees it, and come back.
     replug(&guest, &vfio, FIRST, "first", "FIRST", 0)?;
-    bind(&guest, FIRST, "vfio-pci")?;
+    guest.bind_function(FIRST, "vfio-pci")?;
     assert_eq!(works(&guest, &vfio, "FIRST")?, all);
     replug(&guest, &uio, SECOND, "second", "SECOND", 1)?;
-    bind(&guest, SECOND, "uio_pci_generic")?;
+    guest.bind_function(SECOND, "uio_pci_generic")?;
     assert_eq!(works(&guest, &uio, "SECOND")?, some);
     Ok(())
 }
@@ -128,7 +128,7 @@ const ONE: &[&str] = &[
 #[test]
 fn a_function_is_reached_by_iommufd_and_without_interrupt_remapping() -> Result<()> {
     let guest = boot_rebuilt(true, ONE)?;
-    bind(&guest, FIRST, "vfio-pci")?;
+    guest.bind_function(FIRST, "vfio-pci")?;
     let all = "Abilities { interrupts: true, maps_memory: true, resets: true }";
     // Without interrupt remapping the kernel wants to be told that this is accepted.
     for (way, module) in [("type1", "vfio_iommu_type1"), ("iommufd", "iommufd")] {
@@ -149,7 +149,7 @@ fn a_function_is_reached_without_an_iommu() -> Result<()> {
     let guest = boot_rebuilt(false, ONE)?;
     let vfio = format!("vfio://{FIRST}");
     guest.sh("echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode")?;
-    bind(&guest, FIRST, "vfio-pci")?;
+    guest.bind_function(FIRST, "vfio-pci")?;
     let some = "Abilities { interrupts: true, maps_memory: false, resets: true }";
     assert_eq!(works(&guest, &vfio, "FIRST")?, some);
     guest.sh("echo 0 > /proc/sys/vm/nr_hugepages")?;

@@ -16,30 +16,15 @@ pub const LIMIT: Duration = Duration::from_secs(100);
 /// Boots a guest with an IOMMU and these QEMU arguments besides, option and value in turn, and
 /// brings the program into it.
 pub fn boot(arguments: &[&str]) -> Result<Guest> {
-    let iommu = ["-device", "intel-iommu,intremap=on,caching-mode=on"];
-    let guest = Guest::boot(Config {
-        kernel_parameters: "intel_iommu=on iommu=pt".to_owned(),
-        qemu_arguments: iommu.iter().chain(arguments).map(|&a| a.to_owned()).collect(),
-        ports: 0,
-        namespaces: Vec::new(),
-        ..Config::default()
-    })?;
+    let guest = Guest::boot(Config::for_drivers(Some(true), arguments))?;
     upload(&guest)?;
-    guest.sh("modprobe -a vfio-pci vfio_iommu_type1 uio_pci_generic")?;
-    guest.sh("echo 64 > /proc/sys/vm/nr_hugepages")?;
+    guest.prepare_for_drivers()?;
     Ok(guest)
 }
 
 /// Boots a guest whose vfio modules have what Debian's leave out, with an IOMMU or without one.
 pub fn boot_rebuilt(iommu: bool, arguments: &[&str]) -> Result<Guest> {
-    let device: &[&str] = if iommu { &["-device", "intel-iommu,intremap=off"] } else { &[] };
-    let guest = Guest::boot(Config {
-        kernel_parameters: if iommu { "intel_iommu=on iommu=pt" } else { "" }.to_owned(),
-        qemu_arguments: device.iter().chain(arguments).map(|&a| a.to_owned()).collect(),
-        ports: 0,
-        namespaces: Vec::new(),
-        ..Config::default()
-    })?;
+    let guest = Guest::boot(Config::for_drivers(iommu.then_some(false), arguments))?;
     upload(&guest)?;
     let release = guest.sh("uname -r")?;
     let cache = std::env::var_os(CACHE_VARIABLE).map_or_else(
@@ -56,32 +41,12 @@ pub fn boot_rebuilt(iommu: bool, arguments: &[&str]) -> Result<Guest> {
         guest.upload(&format!("/run/{module}.ko"), &bytes)?;
         guest.sh(&format!("insmod /run/{module}.ko"))?;
     }
-    guest.sh("echo 64 > /proc/sys/vm/nr_hugepages")?;
+    guest.set_huge_pages_aside()?;
     Ok(guest)
 }
 
-/// Brings the program into the guest, with the libraries that it is linked to.
 fn upload(guest: &Guest) -> Result<()> {
-    let program = env!("CARGO_BIN_EXE_nvme-pci-guest");
-    let listing = Command::new("ldd").arg(program).output().expect("running ldd");
-    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
-    for library in listing.split_ascii_whitespace().filter(|word| word.starts_with('/')) {
-        if !guest.run(&format!("test -e {library}"))?.success() {
-            guest.upload(library, &std::fs::read(library).expect("reading a library"))?;
-        }
-    }
-    guest.upload(PROGRAM, &std::fs::read(Path::new(program)).expect("reading the program"))
-}
-
-/// Takes a function from its driver and gives it to another; to none, if that is empty.
-pub fn bind(guest: &Guest, pci: &str, driver: &str) -> Result<()> {
-    guest.sh(&format!(
-        "d=/sys/bus/pci/devices/{pci}
-         [ ! -e $d/driver ] || echo {pci} > $d/driver/unbind
-         echo {driver} > $d/driver_override
-         [ -z '{driver}' ] || echo {pci} > /sys/bus/pci/drivers_probe"
-    ))?;
-    Ok(())
+    guest.upload_program(PROGRAM, Path::new(env!("CARGO_BIN_EXE_nvme-pci-guest")))
 }
 
 /// Runs the program with these arguments.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nvme_vm::{Guest, Result};
 use serde_json::json;
 
-use crate::common::{LIMIT, PROGRAM, bind, boot, plug, run, unplug};
+use crate::common::{LIMIT, PROGRAM, boot, plug, run, unplug};
 
 /// The subsystem with both controllers, and where they are.
 const NQN: &str = "nqn.2019-08.org.qemu:shared";
@@ -67,14 +67,14 @@ fn io_is_verified_on_every_backend() -> Result<()> {
         assert!(output.success(), "{url} {nsid} {queues}: {}", output.text);
         Ok(())
     };
-    bind(&guest, FIRST, "vfio-pci")?;
+    guest.bind_function(FIRST, "vfio-pci")?;
     let vfio = format!("vfio://{FIRST}");
     for (parameters, nsid, queues) in
         [("poll=1", 1, 1), ("irq=1", 1, 4), ("irq=1&sgl=0", 2, 1), ("poll=1&sgl=4096", 2, 4)]
     {
         io(&format!("{vfio}?{parameters}"), nsid, queues)?;
     }
-    bind(&guest, SECOND, "uio_pci_generic")?;
+    guest.bind_function(SECOND, "uio_pci_generic")?;
     let uio = format!("uio://{SECOND}");
     io(&uio, 1, 1)?;
     io(&format!("{uio}?sgl=0"), 2, 4)
@@ -84,8 +84,8 @@ fn io_is_verified_on_every_backend() -> Result<()> {
 fn a_load_survives_both_controllers_being_unplugged() -> Result<()> {
     let disks = Disks::new("failover");
     let guest = boot_shared(&disks)?;
-    bind(&guest, FIRST, "vfio-pci")?;
-    bind(&guest, SECOND, "vfio-pci")?;
+    guest.bind_function(FIRST, "vfio-pci")?;
+    guest.bind_function(SECOND, "vfio-pci")?;
     guest.sh(&format!(
         "({PROGRAM} failover {NQN} 1 vfio://{FIRST} vfio://{SECOND} /run/stop; echo status $?) \
          > /run/log 2>&1 < /dev/null &"
@@ -107,7 +107,7 @@ fn a_load_survives_both_controllers_being_unplugged() -> Result<()> {
             }),
         );
         guest.wait_for(&format!("[ -e /sys/bus/pci/devices/{SECOND} ]"), LIMIT)?;
-        bind(&guest, SECOND, "vfio-pci")
+        guest.bind_function(SECOND, "vfio-pci")
     };
     last("paths 2")?;
     // One path is taken away and comes back.
