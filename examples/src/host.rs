@@ -2,10 +2,11 @@
 
 use nvme_core::nqn::Uuid;
 use nvme_mpath::{Host, HostError, HostOptions};
-use nvme_pci::{PciTransport, Uio, Vfio};
+use nvme_pci::{PciTransport, Uio, Vfio, VfioUser};
 use nvme_tcp::TcpTransport;
 
-/// A host with an identity made up for this run, and all transports: `tcp://`, `vfio://`, `uio://`.
+/// A host with an identity made up for this run, and all transports: `tcp://`, `vfio://`, `uio://`,
+/// `vfio-user://`.
 ///
 /// # Errors
 /// Whatever [`Host::new`] meets.
@@ -13,7 +14,8 @@ pub fn new() -> Result<Host, HostError> {
     let options = HostOptions::new(Uuid::from_random(random()))
         .transport(TcpTransport::new())
         .transport(PciTransport::new(Vfio::new()))
-        .transport(PciTransport::new(Uio::new()));
+        .transport(PciTransport::new(Uio::new()))
+        .transport(PciTransport::new(VfioUser::new()));
     Host::new(options)
 }
 

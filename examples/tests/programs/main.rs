@@ -6,3 +6,4 @@ mod nvmeh;
 mod nvmet;
 mod pci;
 mod quickstart;
+mod vfio_user;

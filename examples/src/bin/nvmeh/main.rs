@@ -1,4 +1,4 @@
-//! `nvmeh`: looks at NVMe subsystems over TCP, does verified I/O on them, or is one.
+//! `nvmeh`: looks at NVMe subsystems over TCP and PCIe, does verified I/O on them, or is one.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,8 @@ use nvme_mpath::ControllerOptions;
 ///
 /// A URL is `tcp://HOST[:PORT]/NQN`, with parameters such as ?hdgst=1&ddgst=1; without an NQN it means
 /// the discovery subsystem; or `vfio://0000:01:00.0`, or `uio://0000:01:00.0`, for a controller on the
-/// PCI bus that is bound to such a driver.
+/// PCI bus that is bound to such a driver; or `vfio-user:///run/socket` for one that another program
+/// offers.
 ///
 /// Exit status: 0 good, 1 something failed or was found to be wrong, 2 wrong usage.
 #[derive(Debug, Parser)]

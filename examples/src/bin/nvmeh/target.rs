@@ -1,11 +1,11 @@
 //! `nvmeh target`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nvme_host_examples::size;
-use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
+use nvme_target::{NamespaceConfig, PciConfig, PciDevice, SubsystemConfig, Target, VfioUserServer};
 use serde_json::json;
 
 use crate::{Failure, interruption, print_json};
@@ -13,8 +13,13 @@ use crate::{Failure, interruption, print_json};
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Address to listen on, such as 127.0.0.1:4420; port 0 takes a free one; one for each path
-    #[arg(long, required = true, num_args = 1.., value_name = "ADDR:PORT")]
+    #[arg(long, required_unless_present = "vfio_user", num_args = 1.., value_name = "ADDR:PORT")]
     listen: Vec<String>,
+
+    /// Socket to be made, on which a PCI function is offered to other programs of this machine; one
+    /// for each path
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    vfio_user: Vec<PathBuf>,
 
     /// Name of the subsystem
     #[arg(long, default_value = "nqn.2026-01.org.example:nvmeh")]
@@ -56,6 +61,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     for listener in 0..arguments.listen.len() {
         urls.push(format!("tcp://{}/{}", target.addr(listener)?, arguments.nqn));
     }
+    let mut servers = Vec::new();
+    for path in &arguments.vfio_user {
+        servers.push(offer(&target, &arguments.nqn, path)?);
+        // An absolute path, so that it is found from wherever it is used.
+        let path = std::path::absolute(path)?;
+        urls.push(format!("vfio-user://{}", path.display()));
+    }
     if arguments.json {
         print_json(&json!({
             "nqn": arguments.nqn,
@@ -71,6 +83,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         std::thread::park_timeout(Duration::from_millis(100));
     }
     Ok(())
+}
+
+/// Offers a controller of the subsystem as a PCI function.
+fn offer(target: &Target, nqn: &str, path: &Path) -> Result<VfioUserServer, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::Failed(format!("{}: {e}", path.display()));
+    let device = PciDevice::new(target, nqn, PciConfig::new()).map_err(|e| failed(&e))?;
+    VfioUserServer::bind(path, &device).map_err(|e| failed(&e))
 }
 
 /// A namespace as it was asked for, and its size in bytes.
