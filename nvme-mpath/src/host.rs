@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use nvme_core::nqn::Nqn;
-use nvme_core::time::{Clock, Duration};
+use nvme_core::time::{Clock, Duration, Instant};
 use nvme_core::transport::Endpoint;
 use parking_lot::{Condvar, Mutex};
 
@@ -156,6 +156,17 @@ impl Host {
             return !self.shared.ended.load(Ordering::Acquire);
         }
         self.shared.drive(limit)
+    }
+
+    /// When [`drive`](Self::drive) has something to do even if no descriptor becomes readable: at
+    /// once when letters of the program or of its channels wait. `None`: not before somebody asks
+    /// for something or a peer says something, or the host has a control thread. On the host's clock.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let now = self.shared.clock.now();
+        let control = self.shared.control.lock();
+        let control = control.as_ref()?;
+        if self.shared.commands.is_empty() { control.deadline(now) } else { Some(now) }
     }
 
     /// Begins to connect to the controller at `url`. Returns at once; what becomes of it is seen on
@@ -320,6 +331,23 @@ impl Host {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        Ok(())
+    }
+
+    /// Begins what [`shutdown`](Self::shutdown) does, or with `force` what
+    /// [`shutdown_forced`](Self::shutdown_forced) does, and returns at once. For hosts that the
+    /// program drives: the end is there when [`drive`](Self::drive) returns `false`.
+    ///
+    /// # Errors
+    /// [`HostError::Busy`] with the holders when pins are out and `force` is not given; then nothing
+    /// was done.
+    pub fn begin_shutdown(&self, force: bool) -> Result<(), HostError> {
+        if force {
+            self.shared.ledger.close();
+        } else {
+            self.shared.ledger.close_if_unpinned().map_err(HostError::Busy)?;
+        }
+        self.shared.commands.send(Command::Shutdown);
         Ok(())
     }
 

@@ -119,6 +119,10 @@ impl Commands {
         std::mem::take(&mut self.queue.lock())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.lock().is_empty()
+    }
+
     pub(crate) const fn wake(&self) -> &Wake {
         &self.wake
     }

@@ -9,7 +9,7 @@
 //!
 //! Three layers: the model ([`Subsystem`] and what is in it) knows neither sockets nor threads; the TCP front turns
 //! PDUs into calls of the model, the PCI front ([`PciDevice`]) registers and doorbells; the handle ([`Target`]) steers
-//! them.
+//! them. [`DrivenTarget`] is the same TCP front on its caller's streams and clock.
 #![deny(unsafe_code)]
 
 mod admin;
@@ -19,6 +19,7 @@ mod backing;
 mod config;
 mod controller;
 mod directory;
+mod driven;
 mod error;
 mod fabrics;
 mod fault;
@@ -39,6 +40,7 @@ pub use aer::AsyncEvent;
 pub use ana::{ANA_GROUP_MAX, AnaState};
 pub use backing::{Backing, SparseMemory};
 pub use config::SubsystemConfig;
+pub use driven::{ConnectionId, DrivenTarget};
 pub use error::TargetError;
 pub use fault::{BadIcResp, BadPdu, FaultAction, FaultId, FaultRule};
 pub use namespace::{NSID_MAX, NamespaceConfig, NamespaceIds};
@@ -48,6 +50,7 @@ pub use pci::{
 pub use stats::Stats;
 pub use subsystem::{ControllerInfo, Subsystem};
 pub use target::{Listener, Target, TargetBuilder};
+pub use tcp::wire::Wire;
 pub use transport::{SuccessFlag, Transport};
 #[cfg(feature = "vfio-user")]
 pub use vfio_user::VfioUserServer;

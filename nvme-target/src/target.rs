@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::ana::AnaState;
 use crate::config::SubsystemConfig;
 use crate::directory::Directory;
+use crate::driven::DrivenTarget;
 use crate::error::TargetError;
 use crate::fault::{FaultId, FaultRule};
 use crate::namespace::{NamespaceConfig, NamespaceIds};
@@ -19,6 +20,7 @@ use crate::subsystem::Subsystem;
 use crate::tcp::event_loop::Worker;
 use crate::tcp::listener::Claim;
 use crate::tcp::mailbox::{Mailbox, Message};
+use crate::tcp::wire::Wire;
 use crate::transport::Transport;
 
 /// Describes a target; see [`Target::builder`].
@@ -59,6 +61,15 @@ impl TargetBuilder {
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
         self
+    }
+
+    /// Makes a target that the caller drives, on streams and a clock of its own; listeners are numbered as for
+    /// [`start`](Self::start), and their addresses (no names) are only told to hosts. Threads are not started.
+    ///
+    /// # Errors
+    /// A configuration that is not possible.
+    pub fn drive<S: Wire>(self) -> Result<DrivenTarget<S>, TargetError> {
+        DrivenTarget::new(self.subsystems, &self.listen, self.transport)
     }
 
     /// Starts the target. It is reachable when this returns.

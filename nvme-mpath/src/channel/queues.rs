@@ -61,6 +61,10 @@ impl Queues {
         self.list.len()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &ChannelQueue> {
+        self.list.iter()
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut ChannelQueue> {
         self.list.iter_mut()
     }

@@ -67,30 +67,38 @@ impl Channel {
     pub fn prepare_to_sleep(&mut self) -> bool {
         self.flush();
         let now = self.shared.clock.now();
-        if self.harvest(Duration::ZERO)
-            || self.letters.pending()
-            || !self.backlog.is_empty()
-            || !self.parked.hopeless.is_empty()
-            || !self.troubled.is_empty()
-        {
+        if self.harvest(Duration::ZERO) {
             return false;
         }
-        let mut deadline = (self.check_at != Instant::NEVER).then_some(self.check_at);
-        for q in self.queues.iter_mut() {
-            if q.queue.has_pending_work() {
-                return false;
-            }
-            deadline = nvme_core::time::earlier(deadline, q.queue.deadline());
-        }
-        if self.slab.used() == 0 {
-            // Nothing has a time limit while nothing is under way.
-            deadline = None;
-        }
+        let deadline = self.deadline();
         if deadline.is_some_and(|d| d <= now) {
             return false;
         }
         self.sleep.arm(deadline, now);
         true
+    }
+
+    /// When [`poll`](Self::poll) has something to do even if no peer says anything, on the host's
+    /// clock; a time that has passed where there is something to do at once. `None`: not before a
+    /// descriptor becomes readable. [`prepare_to_sleep`](Self::prepare_to_sleep) arms a timer for
+    /// it; a program that keeps the time itself asks here.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.letters.pending()
+            || !self.backlog.is_empty()
+            || !self.parked.hopeless.is_empty()
+            || !self.troubled.is_empty()
+            || self.queues.iter().any(|q| q.dirty || q.queue.has_pending_work())
+        {
+            return Some(Instant::ZERO);
+        }
+        if self.slab.used() == 0 {
+            // Nothing has a time limit while nothing is under way.
+            return None;
+        }
+        let queues = self.queues.iter().filter_map(|q| q.queue.deadline()).min();
+        let own = (self.check_at != Instant::NEVER).then_some(self.check_at);
+        nvme_core::time::earlier(own, queues)
     }
 
     /// Sleeps until polling is worth while, at most `limit`.

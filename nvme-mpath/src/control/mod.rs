@@ -132,7 +132,7 @@ impl Control {
     }
 
     /// When [`step`](Self::step) must run even if nothing happens.
-    fn deadline(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.offer || !self.repoll.is_empty() {
             return Some(now);
         }

@@ -1,7 +1,6 @@
 //! A command's way through: capsule, data, execution.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use nvme_core::spec::command::{Psdt, SUBTYPE_OFFSET, SUBTYPE_TRANSPORT, SglType};
 use nvme_core::spec::fabrics::{ConnectCommand, ConnectData};
@@ -217,7 +216,7 @@ impl Core {
             Some(FaultAction::CloseBefore) => self.end = Some(End::Now),
             Some(FaultAction::Delay(delay)) => {
                 if let Some((tag, serial)) = self.hold(sqe, data, Waits::Timer) {
-                    self.alarms.push((Instant::now() + *delay, Alarm::Held { tag, serial }));
+                    self.alarms.push((self.now + *delay, Alarm::Held { tag, serial }));
                 }
             }
             Some(FaultAction::LateWrite(delay)) => {
@@ -275,7 +274,7 @@ impl Core {
         match sqe.fabrics_type() {
             Some(FabricsType::CONNECT) => Err(Status::SEQUENCE_ERROR.with_dnr().into()),
             Some(FabricsType::PROPERTY_GET | FabricsType::PROPERTY_SET) if admin_queue => {
-                fabrics::property(binding, sqe, Instant::now()).map(Done::Result)
+                fabrics::property(binding, sqe, self.now).map(Done::Result)
             }
             Some(FabricsType::DISCONNECT) if admin_queue => {
                 Err(Status::INVALID_QUEUE_TYPE.with_dnr().into())
@@ -340,14 +339,13 @@ impl Core {
         let Ok(data) = ConnectData::ref_from_bytes(data) else {
             return Err(Status::SGL_INVALID_DATA_LENGTH.with_dnr().into());
         };
-        let now = Instant::now();
-        let from = Arrival { listener: self.listener, peer: self.model_peer(), now };
+        let from = Arrival { listener: self.listener, peer: self.model_peer(), now: self.now };
         let (binding, response) = fabrics::connect(&self.directory, &command, data, from)?;
         let flow_control = binding.flow_control;
         let admin_queue = binding.qid == 0;
         self.binding = Some(binding);
         if admin_queue {
-            self.keep_alive(now);
+            self.keep_alive();
         }
         if flow_control {
             return Ok(Done::Result(response.to_result()));

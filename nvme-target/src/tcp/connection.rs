@@ -1,11 +1,10 @@
-//! One connection: its socket, and how it ends.
+//! One connection: its socket, and how it ends. Reads no clock: its engine tells it the time.
 
-use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
 use nvme_core::spec::{Cqe, Status};
 
 use super::mailbox::{ConnectionMessage, MailboxPeer};
@@ -13,9 +12,11 @@ use super::pdu::{Agreement, Fatal};
 use super::receive::{Progress, Receive};
 use super::slots::{Slot, Slots};
 use super::transmit::Transmit;
+use super::wire::Wire;
 use crate::controller::{KeepAlive, Peer};
 use crate::directory::Directory;
 use crate::fabrics::Binding;
+use crate::namespace::IoView;
 use crate::stats::count;
 
 /// Bytes that a connection may receive before others get their turn.
@@ -56,8 +57,8 @@ pub(crate) enum Alarm {
 
 /// A connection and its socket.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    pub socket: TcpStream,
+pub(crate) struct Connection<S> {
+    pub socket: S,
     pub serial: u64,
     receive: Receive,
     pub core: Core,
@@ -69,6 +70,8 @@ pub(crate) struct Core {
     pub directory: Arc<Directory>,
     pub listener: usize,
     pub local_addr: SocketAddr,
+    /// The time, as of the present turn.
+    pub now: Instant,
     pub peer: Arc<MailboxPeer>,
     /// What ICReq and ICResp agreed on.
     pub agreed: Option<Agreement>,
@@ -85,19 +88,28 @@ pub(crate) struct Core {
     pub silent: bool,
 }
 
-impl Connection {
+/// Where a connection came in, and how it is to behave.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    pub listener: usize,
+    pub local_addr: SocketAddr,
+    /// Nothing is ever said.
+    pub silent: bool,
+}
+
+impl<S: Wire> Connection<S> {
     pub fn new(
-        socket: TcpStream,
+        socket: S,
         directory: Arc<Directory>,
-        listener: usize,
         peer: MailboxPeer,
-        silent: bool,
-    ) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
+        entrance: &Entrance,
+        now: Instant,
+    ) -> Self {
         let core = Core {
-            local_addr: socket.local_addr()?,
             directory,
-            listener,
+            listener: entrance.listener,
+            local_addr: entrance.local_addr,
+            now,
             peer: Arc::new(peer),
             agreed: None,
             binding: None,
@@ -106,10 +118,10 @@ impl Connection {
             sqhd: 0,
             end: None,
             alarms: Vec::new(),
-            silent,
+            silent: entrance.silent,
         };
         let serial = core.peer.at.serial;
-        Ok(Self { socket, serial, receive: Receive::default(), core })
+        Self { socket, serial, receive: Receive::default(), core }
     }
 
     /// Receives, carries out and answers as much as there is, within limits.
@@ -185,7 +197,7 @@ impl Connection {
             return Turn::Idle;
         }
         // may have been done before: then it fails, and nothing is lost by that
-        let _ = self.socket.shutdown(Shutdown::Write);
+        let _ = self.socket.finish();
         self.discard(Turn::Idle)
     }
 
@@ -219,7 +231,7 @@ impl Core {
     pub fn finish(&mut self) {
         if self.end.is_none() {
             self.end = Some(End::Orderly);
-            self.alarms.push((Instant::now() + LINGER, Alarm::Linger));
+            self.alarms.push((self.now + LINGER, Alarm::Linger));
         }
     }
 
@@ -244,7 +256,7 @@ impl Core {
         }
     }
 
-    pub fn alarm(&mut self, alarm: Alarm, now: Instant) {
+    pub fn alarm(&mut self, alarm: Alarm) {
         match alarm {
             Alarm::Linger => self.end = Some(End::Now),
             _ if self.end.is_some() => {}
@@ -254,14 +266,14 @@ impl Core {
                     self.slots.recycle(slot.data);
                 }
             }
-            Alarm::KeepAlive => self.keep_alive(now),
+            Alarm::KeepAlive => self.keep_alive(),
         }
     }
 
     /// Looks at the keep alive timer, and comes back to it. Only the admin queue's connection does.
-    pub fn keep_alive(&mut self, now: Instant) {
+    pub fn keep_alive(&mut self) {
         let Some(binding) = &self.binding else { return };
-        match binding.subsystem.keep_alive(binding.cntlid, &binding.shared, now) {
+        match binding.subsystem.keep_alive(binding.cntlid, &binding.shared, self.now) {
             KeepAlive::Next(at) => self.alarms.push((at, Alarm::KeepAlive)),
             KeepAlive::Expired | KeepAlive::Off => self.end = Some(End::Now),
         }
@@ -273,11 +285,12 @@ impl Core {
         let survivors = self.slots.take_survivors();
         let Some(binding) = self.binding else { return Vec::new() };
         binding.subsystem.queue_closed(binding.cntlid, binding.qid, &binding.shared);
-        let subsystem = Arc::clone(&binding.subsystem);
-        let outlive = |(after, slot)| {
-            let subsystem = Arc::clone(&subsystem);
-            (after, Survivor { subsystem, listener: self.listener, slot })
-        };
+        if survivors.is_empty() {
+            return Vec::new();
+        }
+        // As they are now: another namespace may have taken the identifier by the time.
+        let view = binding.subsystem.view(self.listener);
+        let outlive = |(after, slot)| (after, Survivor { view: Arc::clone(&view), slot });
         survivors.into_iter().map(outlive).collect()
     }
 
@@ -290,16 +303,15 @@ impl Core {
 /// A command whose connection has died and that is executed all the same.
 #[derive(Debug)]
 pub(crate) struct Survivor {
-    subsystem: Arc<crate::subsystem::Subsystem>,
-    listener: usize,
+    /// The namespaces when the connection died.
+    view: Arc<IoView>,
     slot: Slot,
 }
 
 impl Survivor {
     pub fn execute(self) {
         let Slot { sqe, data, .. } = self.slot;
-        let view = self.subsystem.view(self.listener);
-        if let Ok((ns, plan)) = crate::io::plan(&view, &sqe, data.len() as u32, u64::MAX) {
+        if let Ok((ns, plan)) = crate::io::plan(&self.view, &sqe, data.len() as u32, u64::MAX) {
             // nobody is left to be told
             let _ = crate::io::execute(ns, plan, &data);
         }

@@ -1,19 +1,19 @@
-//! A worker: one thread, its poll, its connections and their timers. The first worker also has the listeners.
+//! A worker: one thread, its poll and its connections. The first worker also has the listeners.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::connection::{Alarm, Connection, Survivor, Turn};
-use super::mailbox::{Address, Mailbox, MailboxPeer, Message};
+use super::connection::Entrance;
+use super::engine::Engine;
+use super::mailbox::{Mailbox, Message};
 use crate::directory::Directory;
-use crate::fault::{FaultAction, Site};
-use crate::stats::count;
 
 const WAKER: Token = Token(usize::MAX);
 /// Tokens from here on are listeners.
@@ -23,53 +23,32 @@ const EVENTS: usize = 256;
 /// One thread's share of the target.
 pub(crate) struct Worker {
     poll: Poll,
-    mailbox: Arc<Mailbox>,
+    engine: Engine<TcpStream>,
     /// All workers' mailboxes, this one's too: new connections go to them in turn.
     team: Vec<Arc<Mailbox>>,
     next: usize,
     number: usize,
-    directory: Arc<Directory>,
     listeners: BTreeMap<usize, TcpListener>,
-    connections: Vec<Option<Connection>>,
-    free: Vec<usize>,
-    serial: u64,
-    timers: BTreeMap<(Instant, u64), Timer>,
-    timer_serial: u64,
-    /// Connections with more to do.
-    again: VecDeque<usize>,
     stopping: bool,
-}
-
-#[derive(Debug)]
-enum Timer {
-    Connection(Address, Alarm),
-    Survivor(Survivor),
 }
 
 impl Worker {
     pub fn new(number: usize, directory: Arc<Directory>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mailbox = Arc::new(Mailbox::new(Waker::new(poll.registry(), WAKER)?));
+        let mailbox = Arc::new(Mailbox::new(Some(Waker::new(poll.registry(), WAKER)?)));
         Ok(Self {
             poll,
-            mailbox,
+            engine: Engine::new(directory, mailbox),
             team: Vec::new(),
             next: 0,
             number,
-            directory,
             listeners: BTreeMap::new(),
-            connections: Vec::new(),
-            free: Vec::new(),
-            serial: 0,
-            timers: BTreeMap::new(),
-            timer_serial: 0,
-            again: VecDeque::new(),
             stopping: false,
         })
     }
 
     pub fn mailbox(&self) -> Arc<Mailbox> {
-        Arc::clone(&self.mailbox)
+        Arc::clone(&self.engine.mailbox)
     }
 
     pub fn join_team(&mut self, team: Vec<Arc<Mailbox>>) {
@@ -80,11 +59,11 @@ impl Worker {
     pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         while !self.stopping {
-            let timeout = if self.again.is_empty() {
-                let now = Instant::now();
-                self.timers.keys().next().map(|(at, _)| at.saturating_duration_since(now))
+            let timeout = if self.engine.is_busy() {
+                Some(Duration::ZERO)
             } else {
-                Some(std::time::Duration::ZERO)
+                let now = Instant::now();
+                self.engine.deadline().map(|at| at.saturating_duration_since(now))
             };
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
@@ -92,45 +71,32 @@ impl Worker {
                 // without its poll a worker can do nothing any more
                 Err(_) => break,
             }
+            let now = Instant::now();
             for event in &events {
-                self.event(event);
+                self.event(event, now);
             }
-            for _ in 0..self.again.len() {
-                if let Some(index) = self.again.pop_front() {
-                    self.turn(index);
-                }
-            }
-            self.expire();
+            self.engine.step(now);
             // last: what the others did may have put something in
-            for message in self.mailbox.take() {
-                self.message(message);
+            for message in self.engine.mailbox.take() {
+                self.message(message, now);
             }
         }
-        for index in 0..self.connections.len() {
-            self.close(index);
-        }
-        self.mailbox.shut();
+        self.engine.kill(None, Instant::now());
+        self.engine.mailbox.shut();
     }
 
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event, now: Instant) {
         match event.token() {
             WAKER => {}
-            Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
-            Token(index) => {
-                if let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut)
-                    && event.is_writable()
-                {
-                    connection.writable();
-                }
-                self.turn(index);
-            }
+            Token(token) if token >= LISTENERS => self.accept(token - LISTENERS, now),
+            Token(index) => self.engine.ready(index, event.is_writable(), now),
         }
     }
 
-    fn accept(&mut self, listener: usize) {
+    fn accept(&mut self, listener: usize, now: Instant) {
         while let Some(socket) = self.listeners.get(&listener) {
             match socket.accept() {
-                Ok((socket, _)) => self.distribute(socket, listener),
+                Ok((socket, _)) => self.distribute(socket, listener, now),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // also when there are too many open files: the next event tries again
                 Err(_) => return,
@@ -138,7 +104,7 @@ impl Worker {
         }
     }
 
-    fn distribute(&mut self, socket: TcpStream, listener: usize) {
+    fn distribute(&mut self, socket: TcpStream, listener: usize, now: Instant) {
         let worker = self.next % self.team.len().max(1);
         self.next = self.next.wrapping_add(1);
         match self.team.get(worker) {
@@ -146,144 +112,53 @@ impl Worker {
                 // a worker that is gone takes no connection: it is closed here
                 let _ = mailbox.post(Message::Adopt { socket, listener });
             }
-            _ => self.adopt(socket, listener),
+            _ => self.adopt(socket, listener, now),
         }
     }
 
-    fn adopt(&mut self, mut socket: TcpStream, listener: usize) {
-        count(&self.directory.counters.accepted, 1);
-        let fault = self.directory.faults.strike(listener, Site::Accept);
-        let silent = matches!(fault.as_deref(), Some(FaultAction::SilentListener));
-        let refuse = matches!(fault.as_deref(), Some(FaultAction::CloseOnAccept));
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.connections.push(None);
-            self.connections.len() - 1
-        });
-        self.serial += 1;
-        let at = Address { index, serial: self.serial };
+    fn adopt(&mut self, socket: TcpStream, listener: usize, now: Instant) {
+        let reception = self.engine.receive(listener);
+        let (socket, local_addr) = match self.prepare(socket) {
+            Ok((socket, addr)) => (Some(socket), addr),
+            Err(_) => (None, SocketAddr::from(([0; 4], 0))),
+        };
+        let entrance = Entrance { listener, local_addr, silent: reception.silent };
+        self.engine.adopt(socket, reception, &entrance, now);
+    }
+
+    fn prepare(&self, mut socket: TcpStream) -> io::Result<(TcpStream, SocketAddr)> {
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.poll.registry().register(&mut socket, Token(index), interest);
-        let peer = MailboxPeer { mailbox: Arc::clone(&self.mailbox), at };
-        let directory = Arc::clone(&self.directory);
-        let made =
-            registered.and_then(|()| Connection::new(socket, directory, listener, peer, silent));
-        match made {
-            Ok(connection) if !refuse => {
-                self.connections[index] = Some(connection);
-                self.turn(index);
-            }
-            _ => {
-                count(&self.directory.counters.closed, 1);
-                self.free.push(index);
-            }
-        }
+        let token = Token(self.engine.next_place());
+        self.poll.registry().register(&mut socket, token, interest)?;
+        socket.set_nodelay(true)?;
+        let addr = socket.local_addr()?;
+        Ok((socket, addr))
     }
 
-    fn turn(&mut self, index: usize) {
-        let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
-            return;
-        };
-        let turn = connection.turn();
-        self.set_alarms(index);
-        match turn {
-            Turn::Idle => {}
-            Turn::Again => self.again.push_back(index),
-            Turn::Over => self.close(index),
-        }
-    }
-
-    fn set_alarms(&mut self, index: usize) {
-        let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
-            return;
-        };
-        if connection.core.alarms.is_empty() {
-            return;
-        }
-        let at = Address { index, serial: connection.serial };
-        for (when, alarm) in std::mem::take(&mut connection.core.alarms) {
-            self.set_timer(when, Timer::Connection(at, alarm));
-        }
-    }
-
-    fn set_timer(&mut self, when: Instant, timer: Timer) {
-        self.timer_serial += 1;
-        self.timers.insert((when, self.timer_serial), timer);
-    }
-
-    fn expire(&mut self) {
-        if self.timers.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        while let Some(first) = self.timers.first_entry() {
-            if first.key().0 > now {
-                return;
-            }
-            match first.remove() {
-                Timer::Survivor(survivor) => survivor.execute(),
-                Timer::Connection(at, alarm) => {
-                    if let Some(connection) = self.connection(at) {
-                        connection.core.alarm(alarm, now);
-                        self.turn(at.index);
-                    }
-                }
-            }
-        }
-    }
-
-    fn connection(&mut self, at: Address) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(at.index)?.as_mut()?;
-        (connection.serial == at.serial).then_some(connection)
-    }
-
-    fn close(&mut self, index: usize) {
-        let Some(connection) = self.connections.get_mut(index).and_then(Option::take) else {
-            return;
-        };
-        self.free.push(index);
-        let Connection { socket, core, .. } = connection;
-        drop(socket);
-        let now = Instant::now();
-        for (after, survivor) in core.closed() {
-            self.set_timer(now + after, Timer::Survivor(survivor));
-        }
-    }
-
-    fn message(&mut self, message: Message) {
+    fn message(&mut self, message: Message, now: Instant) {
         match message {
-            Message::Connection { at, message } => {
-                if let Some(connection) = self.connection(at) {
-                    connection.core.message(message);
-                    self.turn(at.index);
-                }
-            }
-            Message::Adopt { socket, listener } => self.adopt(socket, listener),
+            Message::Connection { at, message } => self.engine.message(at, message, now),
+            Message::Adopt { socket, listener } => self.adopt(socket, listener, now),
             Message::Listen { listener, socket, ack } => {
-                self.listen(listener, socket);
+                self.listen(listener, socket, now);
                 drop(ack);
             }
             Message::Kill { listener, ack } => {
-                let of_listener = |c: &Option<Connection>| {
-                    c.as_ref().is_some_and(|c| c.core.listener == listener)
-                };
-                let doomed: Vec<usize> = (0..self.connections.len())
-                    .filter(|i| of_listener(&self.connections[*i]))
-                    .collect();
-                doomed.into_iter().for_each(|index| self.close(index));
+                self.engine.kill(Some(listener), now);
                 drop(ack);
             }
             Message::Stop => self.stopping = true,
         }
     }
 
-    fn listen(&mut self, listener: usize, socket: Option<TcpListener>) {
+    fn listen(&mut self, listener: usize, socket: Option<TcpListener>, now: Instant) {
         // dropping the old one closes it, and takes it out of the poll
         self.listeners.remove(&listener);
         let Some(mut socket) = socket else { return };
         let token = Token(LISTENERS + listener);
         if self.poll.registry().register(&mut socket, token, Interest::READABLE).is_ok() {
             self.listeners.insert(listener, socket);
-            self.accept(listener);
+            self.accept(listener, now);
         }
     }
 }

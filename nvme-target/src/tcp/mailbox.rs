@@ -44,11 +44,12 @@ pub(crate) struct Address {
 pub(crate) struct Mailbox {
     /// `None` once the worker has ended.
     messages: Mutex<Option<Vec<Message>>>,
-    waker: Waker,
+    /// `None` where nothing sleeps: whoever drives the connections looks by himself.
+    waker: Option<Waker>,
 }
 
 impl Mailbox {
-    pub fn new(waker: Waker) -> Self {
+    pub fn new(waker: Option<Waker>) -> Self {
         Self { messages: Mutex::new(Some(Vec::new())), waker }
     }
 
@@ -58,7 +59,12 @@ impl Mailbox {
             Some(messages) => messages.push(message),
             None => return Err(io::ErrorKind::BrokenPipe.into()),
         }
-        self.waker.wake()
+        self.waker.as_ref().map_or(Ok(()), Waker::wake)
+    }
+
+    /// Whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        self.messages.lock().as_ref().is_none_or(Vec::is_empty)
     }
 
     pub fn take(&self) -> Vec<Message> {

@@ -1,7 +1,8 @@
-//! The TCP front: sockets, PDUs and the loop that moves them.
+//! The TCP front: sockets, PDUs and the loop that moves them. Only the loop reads a clock.
 
 mod command;
-mod connection;
+pub(crate) mod connection;
+pub(crate) mod engine;
 pub(crate) mod event_loop;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
@@ -11,3 +12,4 @@ mod receive;
 mod reply;
 mod slots;
 mod transmit;
+pub(crate) mod wire;
