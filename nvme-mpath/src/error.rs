@@ -69,6 +69,12 @@ pub enum IoError {
         /// The head.
         head: String,
     },
+    /// The program cancelled it ([`Channel::cancel`](crate::Channel::cancel)).
+    #[error("{head}: cancelled")]
+    Cancelled {
+        /// The head.
+        head: String,
+    },
 }
 
 /// The limit named in [`IoError::ParkLimit`].
@@ -105,6 +111,18 @@ pub enum IoOp {
     Flush,
     /// Write zeroes without sending them.
     WriteZeroes,
+    /// Tell the controller that blocks are not needed any more.
+    Discard,
+    /// Compare blocks with data that is sent.
+    Compare,
+}
+
+impl IoOp {
+    /// Whether it changes what the namespace holds.
+    #[must_use]
+    pub const fn modifies(self) -> bool {
+        matches!(self, Self::Write | Self::WriteZeroes | Self::Discard)
+    }
 }
 
 impl std::fmt::Display for IoOp {
@@ -114,6 +132,8 @@ impl std::fmt::Display for IoOp {
             Self::Write => "write",
             Self::Flush => "flush",
             Self::WriteZeroes => "write zeroes",
+            Self::Discard => "discard",
+            Self::Compare => "compare",
         })
     }
 }

@@ -4,7 +4,8 @@
 //! counted; the library never waits for a reader.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, OnceLock, Weak};
 
 use nvme_core::ana::AnaState;
 use nvme_core::controller::{ControllerError, RemovedCause, State};
@@ -13,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::head::Head;
 use crate::ids::ControllerId;
+use crate::mailbox::Wake;
 use crate::window::LossCause;
 
 /// An event and when it happened, on the host's clock.
@@ -184,6 +186,8 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     arrived: Condvar,
+    /// Readable while events wait, if anybody asked for it.
+    wake: OnceLock<Wake>,
     capacity: usize,
 }
 
@@ -194,10 +198,29 @@ pub struct Events {
 }
 
 impl Events {
+    /// A descriptor that is readable while events wait, for any event loop. It is made at the first
+    /// call and lives as long as the subscription.
+    ///
+    /// # Errors
+    /// When the operating system gives no descriptor.
+    pub fn fd(&self) -> std::io::Result<BorrowedFd<'_>> {
+        let queue = self.shared.queue.lock();
+        if self.shared.wake.get().is_none() {
+            let wake = Wake::new()?;
+            if !queue.is_empty() {
+                wake.wake();
+            }
+            // Nobody else sets it: the lock is held.
+            let _ = self.shared.wake.set(wake);
+        }
+        drop(queue);
+        self.shared.wake.get().map(AsFd::as_fd).ok_or_else(|| std::io::ErrorKind::Other.into())
+    }
+
     /// The next event, if one is there. Never blocks.
     #[must_use]
     pub fn try_next(&self) -> Option<TimedEvent> {
-        take(&mut self.shared.queue.lock())
+        self.shared.take(&mut self.shared.queue.lock())
     }
 
     /// The next event, waited for at most `limit`.
@@ -207,17 +230,36 @@ impl Events {
         let until = std::time::Instant::now().checked_add(limit);
         let mut queue = self.shared.queue.lock();
         loop {
-            if let Some(event) = take(&mut queue) {
+            if let Some(event) = self.shared.take(&mut queue) {
                 return Some(event);
             }
             match until {
                 Some(until) if self.shared.arrived.wait_until(&mut queue, until).timed_out() => {
-                    return take(&mut queue);
+                    return self.shared.take(&mut queue);
                 }
                 Some(_) => {}
                 None => self.shared.arrived.wait(&mut queue),
             }
         }
+    }
+}
+
+impl Shared {
+    /// Takes the oldest event; the descriptor follows.
+    fn take(&self, queue: &mut Queue) -> Option<TimedEvent> {
+        let event = take(queue);
+        if queue.is_empty()
+            && let Some(wake) = self.wake.get()
+        {
+            wake.clear();
+        }
+        event
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.dropped == 0
     }
 }
 
@@ -241,6 +283,7 @@ impl EventBus {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             arrived: Condvar::new(),
+            wake: OnceLock::new(),
             capacity: capacity.max(1),
         });
         self.subscribers.lock().push(Arc::downgrade(&shared));
@@ -256,6 +299,9 @@ impl EventBus {
                 queue.dropped += 1;
             }
             queue.events.push_back(TimedEvent { at, event: event.clone() });
+            if let Some(wake) = shared.wake.get() {
+                wake.wake();
+            }
             drop(queue);
             shared.arrived.notify_one();
             true
@@ -265,6 +311,8 @@ impl EventBus {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
 
     #[test]
@@ -282,5 +330,29 @@ mod tests {
         assert!(matches!(next, Event::AsyncEvent { result: 3, .. }), "{next:?}");
         assert!(events.try_next().is_some());
         assert!(events.next_timeout(Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn the_descriptor_is_readable_while_events_wait() {
+        let readable = |events: &Events| {
+            let fd = events.fd().unwrap();
+            let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+        };
+        let bus = EventBus::default();
+        let events = bus.subscribe(2);
+        let publish = || {
+            let (controller, address) = (ControllerId::from_raw(0), Arc::from("x"));
+            bus.publish(Instant::ZERO, &Event::AsyncEvent { controller, address, result: 1 });
+        };
+        publish();
+        assert!(readable(&events), "an event came before the descriptor was asked for");
+        assert!(events.try_next().is_some() && !readable(&events));
+        (0..3).for_each(|_| publish());
+        for left in [true, true, false] {
+            assert!(readable(&events));
+            assert!(events.try_next().is_some());
+            assert_eq!(readable(&events), left);
+        }
     }
 }

@@ -226,6 +226,17 @@ impl Head {
         pending
     }
 
+    /// Cancels the removal of a head whose removal is pending: it then waits for a path without end,
+    /// pinned, until one returns, [`remove_now`](Self::remove_now), a change of the windows, or a
+    /// forced shutdown. The windows are not changed. Returns whether a removal was pending.
+    pub fn cancel_removal(self: &Arc<Self>) -> bool {
+        let timer = self.life.keep();
+        if let Some(timer) = timer {
+            self.send(Command::RemovalRearmed(Arc::clone(self), timer));
+        }
+        timer.is_some()
+    }
+
     /// While set, requests fail at once when no path can be used, parked ones too, whatever the
     /// window says. Reconnecting goes on.
     pub fn set_fail_if_no_path(self: &Arc<Self>, fail: bool) {

@@ -124,7 +124,7 @@ impl Host {
             clock: Arc::clone(&options.clock),
             commands: Commands::new().map_err(system("making an event descriptor"))?,
             events: EventBus::default(),
-            ledger: PinLedger::new(),
+            ledger: PinLedger::new(options.keep_alive.clone()),
             heads: Mutex::default(),
             controllers: Mutex::default(),
             delayed_removal: Mutex::new(options.delayed_removal),
@@ -141,7 +141,12 @@ impl Host {
         let mut thread = None;
         if shared.options.control_thread {
             let builder = std::thread::Builder::new().name("nvme-host".into());
-            let run = move || while control.turn(Duration::MAX) {};
+            let keep = shared.options.keep_alive.clone().map(|keeper| keeper());
+            let run = move || {
+                while control.turn(Duration::MAX) {}
+                drop(control);
+                drop(keep);
+            };
             thread = Some(builder.spawn(run).map_err(system("starting the control thread"))?);
         } else {
             *shared.control.lock() = Some(control);

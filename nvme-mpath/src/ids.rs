@@ -10,6 +10,12 @@ impl ControllerId {
     pub(crate) const fn from_raw(raw: u32) -> Self {
         Self(raw)
     }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn as_u32(self) -> u32 {
+        self.0
+    }
 }
 
 impl fmt::Display for ControllerId {

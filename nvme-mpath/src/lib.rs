@@ -44,6 +44,6 @@ pub use host::Host;
 pub use ids::ControllerId;
 pub use nvme_core as core;
 pub use options::{ChannelOptions, ControllerOptions, HostOptions};
-pub use pin::{PinGuard, PinHolder, PinReason, PinsClosed};
+pub use pin::{Keep, PinGuard, PinHolder, PinReason, PinsClosed};
 pub use view::Geometry;
 pub use window::{DelayedRemoval, LossCause, Window};

@@ -221,6 +221,18 @@ impl<P> Lifecycle<P> {
         }
     }
 
+    /// Puts a pending removal off without end: the head waits for a path, whatever the windows say.
+    /// They are not changed, and count again for the next loss. The pin stays out.
+    pub(crate) fn keep(&self) -> Option<Timer> {
+        let mut inner = self.inner.lock();
+        let generation = inner.generation + 1;
+        let Phase::Pending(p) = &mut inner.phase else { return None };
+        p.deadline = Instant::NEVER;
+        p.generation = generation;
+        inner.generation = generation;
+        Some(Timer { deadline: Instant::NEVER, generation })
+    }
+
     /// Ends a pending removal's wait. Returns whether there was one: then remove the head now.
     pub(crate) fn remove_now(&self) -> bool {
         let mut inner = self.inner.lock();

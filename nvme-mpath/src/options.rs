@@ -1,5 +1,6 @@
 //! What a program can set.
 
+use std::fmt;
 use std::sync::Arc;
 
 use nvme_core::nqn::{Nqn, Uuid};
@@ -7,10 +8,11 @@ use nvme_core::time::{Clock, Duration};
 use nvme_core::transport::Transport;
 
 use crate::clock::MonotonicClock;
+use crate::pin::Keep;
 use crate::window::DelayedRemoval;
 
 /// Settings of a host.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct HostOptions {
     /// Name of this host. By default made from `hostid`.
@@ -29,6 +31,22 @@ pub struct HostOptions {
     pub clock: Arc<dyn Clock>,
     /// Seed of jitter.
     pub seed: u64,
+    /// Called for each pin that is taken and for the control thread; what it returns is dropped when
+    /// the pin has been given back, or as the last thing that the thread does. A shared object that
+    /// contains this library keeps itself loaded with it. Default: nothing.
+    pub keep_alive: Option<Arc<dyn Fn() -> Keep + Send + Sync>>,
+}
+
+impl fmt::Debug for HostOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostOptions")
+            .field("hostnqn", &self.hostnqn)
+            .field("hostid", &self.hostid)
+            .field("transports", &self.transports)
+            .field("delayed_removal", &self.delayed_removal)
+            .field("control_thread", &self.control_thread)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HostOptions {
@@ -43,6 +61,7 @@ impl HostOptions {
             control_thread: true,
             clock: Arc::new(MonotonicClock::new()),
             seed: u64::from_le_bytes(hostid.0[..8].try_into().unwrap_or_default()),
+            keep_alive: None,
         }
     }
 

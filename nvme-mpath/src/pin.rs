@@ -5,6 +5,7 @@
 //! holds the guard. The kernel counted the same thing by hand, with `try_module_get` and
 //! `module_put`, and leaked one reference for each removal that was cancelled.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -56,17 +57,31 @@ struct Ledger {
     peak: usize,
 }
 
+/// Something that is held as long as it is needed, and then dropped.
+pub type Keep = Box<dyn Any + Send + Sync>;
+
+/// Makes what each pin, and the control thread, keep with them: see
+/// [`HostOptions::keep_alive`](crate::HostOptions::keep_alive).
+pub(crate) type Keeper = std::sync::Arc<dyn Fn() -> Keep + Send + Sync>;
+
 /// The account of all pins of one host.
-#[derive(Debug)]
 pub(crate) struct PinLedger {
+    keeper: Option<Keeper>,
     inner: Mutex<Ledger>,
     /// `inner.holders.len()`, readable without the lock.
     count: AtomicUsize,
 }
 
+impl fmt::Debug for PinLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
 impl PinLedger {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(keeper: Option<Keeper>) -> Arc<Self> {
         Arc::new(Self {
+            keeper,
             inner: Mutex::new(Ledger { closed: false, next: 0, holders: BTreeMap::new(), peak: 0 }),
             count: AtomicUsize::new(0),
         })
@@ -78,6 +93,8 @@ impl PinLedger {
         reason: PinReason,
         now: Instant,
     ) -> Result<PinGuard, PinsClosed> {
+        // Made before the pin can be seen, outside of the lock: it is somebody else's code.
+        let keep = ledger.keeper.as_ref().map(|keeper| keeper());
         let mut inner = ledger.inner.lock();
         if inner.closed {
             return Err(PinsClosed);
@@ -87,7 +104,7 @@ impl PinLedger {
         inner.holders.insert(id, PinHolder { reason, since: now });
         inner.peak = inner.peak.max(inner.holders.len());
         ledger.count.store(inner.holders.len(), Ordering::Release);
-        Ok(PinGuard { ledger: Arc::clone(ledger), id })
+        Ok(PinGuard { ledger: Arc::clone(ledger), id, _keep: keep })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -127,6 +144,8 @@ impl PinLedger {
 pub struct PinGuard {
     ledger: Arc<PinLedger>,
     id: u64,
+    /// Dropped last, when the pin is no longer counted.
+    _keep: Option<Keep>,
 }
 
 impl Drop for PinGuard {

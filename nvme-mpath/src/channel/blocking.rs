@@ -23,6 +23,8 @@ pub enum BlockingError {
         error: Box<IoError>,
         /// Its buffer.
         buffer: Buffer,
+        /// See [`IoCompletion::uncertain`](crate::IoCompletion::uncertain).
+        uncertain: bool,
     },
 }
 
@@ -37,7 +39,7 @@ impl Channel {
         slba: u64,
         buffer: Buffer,
     ) -> Result<Buffer, BlockingError> {
-        self.run(head, IoRequest::read(slba, buffer, 0))
+        self.execute(head, IoRequest::read(slba, buffer, 0))
     }
 
     /// Writes the blocks in `buffer`, and gives it back.
@@ -50,7 +52,7 @@ impl Channel {
         slba: u64,
         buffer: Buffer,
     ) -> Result<Buffer, BlockingError> {
-        self.run(head, IoRequest::write(slba, buffer, 0))
+        self.execute(head, IoRequest::write(slba, buffer, 0))
     }
 
     /// Makes what was written before durable.
@@ -58,12 +60,19 @@ impl Channel {
     /// # Errors
     /// See [`BlockingError`].
     pub fn sync(&mut self, head: &Arc<Head>) -> Result<(), BlockingError> {
-        self.run(head, IoRequest::flush(0)).map(drop)
+        self.execute(head, IoRequest::flush(0)).map(drop)
     }
 
     /// Submits one request and waits for it. Other completions are kept for the next
-    /// [`poll`](Self::poll).
-    fn run(&mut self, head: &Arc<Head>, mut request: IoRequest) -> Result<Buffer, BlockingError> {
+    /// [`poll`](Self::poll). The request's `user_data` is not used.
+    ///
+    /// # Errors
+    /// See [`BlockingError`].
+    pub fn execute(
+        &mut self,
+        head: &Arc<Head>,
+        mut request: IoRequest,
+    ) -> Result<Buffer, BlockingError> {
         request.blocking = true;
         self.submit(head, request)?;
         let mut done = Vec::new();
@@ -87,7 +96,10 @@ impl Channel {
         self.backlog = others;
         match found.result {
             Ok(()) => Ok(found.buffer),
-            Err(error) => Err(BlockingError::Io { error, buffer: found.buffer }),
+            Err(error) => {
+                let (buffer, uncertain) = (found.buffer, found.uncertain);
+                Err(BlockingError::Io { error, buffer, uncertain })
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! [`poll`](Channel::poll), on the caller's thread, exactly once.
 
 mod blocking;
+mod cancel;
 mod heads;
 mod letters;
 mod outcome;
@@ -260,7 +261,11 @@ fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> 
             }
             u64::from(request.blocks)
         }
-        IoOp::Read | IoOp::Write => {
+        IoOp::Discard if request.blocks == 0 => {
+            return Err(SubmitReason::Unaligned { len: 0, block_size });
+        }
+        IoOp::Discard => u64::from(request.blocks),
+        IoOp::Read | IoOp::Write | IoOp::Compare => {
             let len = request.buffer.len();
             if len == 0 || !len.is_multiple_of(block_size as usize) {
                 return Err(SubmitReason::Unaligned { len, block_size });
@@ -274,7 +279,7 @@ fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> 
             (len / block_size as usize) as u64
         }
     };
-    if geometry.read_only && request.op != IoOp::Read {
+    if geometry.read_only && request.op.modifies() {
         return Err(SubmitReason::ReadOnly);
     }
     let (slba, capacity) = (request.slba, geometry.blocks);

@@ -54,6 +54,12 @@ impl Channel {
         let association = self.slab[at].sent_on;
         let known = &mut self.heads[self.slab[at].head];
         known.refresh();
+        self.slab[at].uncertain |= trouble.lost;
+        if trouble.lost && self.slab[at].cancelled {
+            let head = known.head.name().to_owned();
+            self.fail(at, IoError::Cancelled { head }, done);
+            return;
+        }
         if trouble.lost {
             known.head.counters.failovers.fetch_add(1, Ordering::Relaxed);
             self.send(at);
@@ -61,7 +67,7 @@ impl Channel {
         }
         let path = known.view.paths.iter().find(|p| p.association == association);
         let entry = &mut self.slab[at];
-        if status.is_path_related() && !status.dnr() {
+        if status.is_path_related() && !status.dnr() && !entry.cancelled {
             entry.path_errors += 1;
             if entry.path_errors <= MAX_PATH_ERRORS {
                 known.head.counters.failovers.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +90,7 @@ impl Channel {
                 }
                 return;
             }
-        } else if !status.dnr() && entry.retries < self.options.max_retries {
+        } else if !status.dnr() && !entry.cancelled && entry.retries < self.options.max_retries {
             entry.retries += 1;
             known.head.counters.retries.fetch_add(1, Ordering::Relaxed);
             // CRD picks one of the controller's three delays (NVMe 2.1 §4.2.3, §5.1.13.2.1).

@@ -20,6 +20,7 @@ pub(super) enum Hopeless {
     NoQueue { granted: u16 },
     Formatted,
     Shutdown,
+    Cancelled,
 }
 
 /// The parking place.
@@ -82,6 +83,14 @@ impl Channel {
         }
     }
 
+    /// Takes one request out of the parking place.
+    pub(super) fn unpark(&mut self, at: u32) {
+        if let Some(place) = self.parked.list.iter().position(|parked| *parked == at) {
+            self.parked.list.remove(place);
+            self.parked.bytes -= self.slab[at].data.len();
+        }
+    }
+
     /// Something changed: every parked request tries again.
     pub(super) fn unpark_all(&mut self) {
         let list = std::mem::take(&mut self.parked.list);
@@ -117,7 +126,7 @@ impl Channel {
         while let Some((at, why)) = self.parked.hopeless.pop() {
             let head = &self.heads[self.slab[at].head].head;
             let name = head.name().to_owned();
-            if !matches!(why, Hopeless::Shutdown | Hopeless::Formatted) {
+            if !matches!(why, Hopeless::Shutdown | Hopeless::Formatted | Hopeless::Cancelled) {
                 head.counters.failed_no_path.fetch_add(1, Ordering::Relaxed);
             }
             let error = match why {
@@ -127,6 +136,7 @@ impl Channel {
                 Hopeless::NoQueue { granted } => IoError::NoQueue { head: name, granted },
                 Hopeless::Formatted => IoError::Formatted { head: name },
                 Hopeless::Shutdown => IoError::Shutdown { head: name },
+                Hopeless::Cancelled => IoError::Cancelled { head: name },
             };
             self.fail(at, error, done);
         }

@@ -1,8 +1,10 @@
 //! Requests: what a program hands in, what it gets back, and the slab that holds them meanwhile.
 
 use nvme_core::buffer::Buffer;
+use nvme_core::spec::command::DsmRange;
 use nvme_core::time::Instant;
 use nvme_core::transport::{Data, Tag};
+use zerocopy::IntoBytes;
 
 use crate::error::{IoError, IoOp};
 use crate::ids::AssociationId;
@@ -49,6 +51,23 @@ impl IoRequest {
         Self::new(IoOp::WriteZeroes, slba, blocks, Buffer::empty(), user_data)
     }
 
+    /// Tells the controller that `blocks` blocks from `slba` on are not needed any more (Dataset
+    /// Management with Deallocate, NVM 1.1 §3.3.3). What they read as afterwards is the
+    /// controller's to say. At least one block.
+    #[must_use]
+    pub fn discard(slba: u64, blocks: u32, user_data: u64) -> Self {
+        let range = DsmRange::new(slba, blocks);
+        let buffer = Buffer::from(range.as_bytes().to_vec());
+        Self::new(IoOp::Discard, slba, blocks, buffer, user_data)
+    }
+
+    /// Compares the blocks from `slba` on with those in `buffer`. If they differ, it fails with the
+    /// status Compare Failure (NVM 1.1 §3.3.1).
+    #[must_use]
+    pub fn compare(slba: u64, buffer: Buffer, user_data: u64) -> Self {
+        Self::new(IoOp::Compare, slba, 0, buffer, user_data)
+    }
+
     /// Force unit access: the write is durable when it completes; a read comes from the medium.
     #[must_use]
     pub const fn fua(mut self) -> Self {
@@ -70,6 +89,10 @@ pub struct IoCompletion {
     pub result: Result<(), Box<IoError>>,
     /// The request's buffer. After a failed read its contents are undefined.
     pub buffer: Buffer,
+    /// The outcome is open: the request failed, would have changed the namespace, and was sent at
+    /// least once on a connection that was lost before the answer came. The controller may have
+    /// executed it, or may still do so.
+    pub uncertain: bool,
     pub(crate) blocking: bool,
 }
 
@@ -96,6 +119,10 @@ pub(super) struct Entry {
     pub(super) op: IoOp,
     pub(super) fua: bool,
     pub(super) blocking: bool,
+    /// The program does not want it any more: it ends as soon as nothing can touch its buffer.
+    pub(super) cancelled: bool,
+    /// It was lost with a connection, so that nobody knows whether it was executed.
+    pub(super) uncertain: bool,
     pub(super) blocks: u32,
     /// What `blocks` and `slba` count in: a namespace may be formatted while the request waits.
     pub(super) block_size: u32,
@@ -136,6 +163,8 @@ impl Slab {
             op: IoOp::Flush,
             fua: false,
             blocking: false,
+            cancelled: false,
+            uncertain: false,
             blocks: 0,
             block_size: 0,
             slba: 0,
@@ -176,6 +205,8 @@ impl Slab {
         entry.op = request.op;
         entry.fua = request.fua;
         entry.blocking = request.blocking;
+        entry.cancelled = false;
+        entry.uncertain = false;
         entry.blocks = request.blocks;
         entry.block_size = block_size;
         entry.slba = request.slba;
@@ -188,7 +219,7 @@ impl Slab {
         entry.shunned = None;
         entry.data = match request.op {
             IoOp::Read => Data::Read(request.buffer),
-            IoOp::Write => Data::Write(request.buffer),
+            IoOp::Write | IoOp::Compare | IoOp::Discard => Data::Write(request.buffer),
             IoOp::Flush | IoOp::WriteZeroes => Data::None,
         };
         Ok(at)
@@ -222,8 +253,11 @@ impl Slab {
         let entry = &self[at];
         let (user_data, op, slba, blocking) =
             (entry.user_data, entry.op, entry.slba, entry.blocking);
+        let uncertain = result.is_err() && entry.uncertain && op.modifies();
         let buffer = self.remove(at).into_buffer();
-        IoCompletion { user_data, op, slba, result, buffer, blocking }
+        // The range list of a discard is the library's own.
+        let buffer = if op == IoOp::Discard { Buffer::empty() } else { buffer };
+        IoCompletion { user_data, op, slba, result, buffer, uncertain, blocking }
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Entry)> {

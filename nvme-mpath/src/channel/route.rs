@@ -1,6 +1,6 @@
 //! Which path a request takes.
 
-use nvme_core::spec::command::IoFlags;
+use nvme_core::spec::command::{DsmAttributes, IoFlags};
 use nvme_core::spec::{BlockCount, Sqe};
 use nvme_core::transport::RejectReason;
 
@@ -78,6 +78,11 @@ fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
         IoOp::Write => Sqe::write(nsid, entry.slba, blocks?),
         IoOp::WriteZeroes => Sqe::write_zeroes(nsid, entry.slba, blocks?),
         IoOp::Flush => Sqe::flush(nsid),
+        IoOp::Compare => Sqe::compare(nsid, entry.slba, blocks?),
+        // No dword 12 there to carry a flag.
+        IoOp::Discard => {
+            return Sqe::dataset_management(nsid, 1, DsmAttributes::DEALLOCATE).ok();
+        }
     };
     Some(if entry.fua { sqe.with_io_flags(IoFlags::FORCE_UNIT_ACCESS) } else { sqe })
 }

@@ -247,7 +247,7 @@ impl ChannelExt for Channel {
 
     fn write_error(&mut self, head: &Arc<Head>) -> IoError {
         match self.write(head, 0, Buffer::zeroed(4096)) {
-            Err(BlockingError::Io { error, buffer }) => {
+            Err(BlockingError::Io { error, buffer, .. }) => {
                 assert_eq!(buffer.len(), 4096, "the buffer comes back");
                 *error
             }

@@ -24,7 +24,7 @@ struct Model {
 
 impl Model {
     fn new(windows: DelayedRemoval) -> Arc<Self> {
-        let ledger = PinLedger::new();
+        let ledger = PinLedger::new(None);
         let life = Lifecycle::new("head".into(), Arc::clone(&ledger), windows, 1);
         Arc::new(Self { life, ledger, removed: AtomicUsize::new(0) })
     }

@@ -78,7 +78,7 @@ fn a_range_past_the_end_that_only_the_target_knows_of() {
     let status = Status::LBA_OUT_OF_RANGE.with_dnr();
     let _ = bed.target.add_fault(FaultRule::new(FaultAction::Fail(status)).io().lbas(100..200));
     let error = channel.read(&head, 96, Buffer::zeroed(4096)).expect_err("the target refuses");
-    let BlockingError::Io { error, buffer } = error else { panic!("{error}") };
+    let BlockingError::Io { error, buffer, .. } = error else { panic!("{error}") };
     assert_eq!(buffer.len(), 4096);
     let text = error.to_string();
     assert!(matches!(*error, IoError::Status { slba: 96, blocks: 8, .. }), "{text}");

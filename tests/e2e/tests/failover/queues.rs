@@ -27,7 +27,7 @@ fn working(session: &Session, channels: &mut [Channel], granted: u16) -> usize {
         match channel.write(&head, 0, PATTERN.bytes(0, LEN).into()) {
             Ok(_) => count += 1,
             Err(error) => {
-                let nvme_mpath::BlockingError::Io { error, buffer } = error else {
+                let nvme_mpath::BlockingError::Io { error, buffer, .. } = error else {
                     panic!("{error}");
                 };
                 assert_eq!(buffer.len(), LEN, "the buffer comes back");

@@ -1,0 +1,60 @@
+//! Taking requests back.
+
+use super::Channel;
+use super::parked::Hopeless;
+use super::request::Place;
+
+impl Channel {
+    /// Cancels the requests with this `user_data`. Returns how many there were.
+    ///
+    /// One that is not in a queue, because it waits for a path, for room or for its time, ends with
+    /// [`IoError::Cancelled`](crate::IoError::Cancelled) in the next [`poll`](Self::poll). One that
+    /// a controller has is not given back before its answer has come, or its connection is lost: it
+    /// then ends as it did, but is not sent again. At the latest that is after
+    /// [`io_timeout`](crate::ChannelOptions::io_timeout), when the controller is reset. A write that
+    /// was cancelled while its outcome was open says so:
+    /// [`IoCompletion::uncertain`](crate::IoCompletion::uncertain).
+    pub fn cancel(&mut self, user_data: u64) -> usize {
+        self.cancel_where(|entry| entry == user_data)
+    }
+
+    /// Cancels everything; see [`cancel`](Self::cancel).
+    pub fn cancel_all(&mut self) -> usize {
+        self.cancel_where(|_| true)
+    }
+
+    fn cancel_where(&mut self, wanted: impl Fn(u64) -> bool) -> usize {
+        let mut count = 0;
+        for at in 0..self.slab.depth() as u32 {
+            let entry = &mut self.slab[at];
+            if matches!(entry.place, Place::Free { .. })
+                || entry.cancelled
+                || !wanted(entry.user_data)
+            {
+                continue;
+            }
+            entry.cancelled = true;
+            count += 1;
+            self.take_out(at);
+        }
+        count
+    }
+
+    /// Notes the end of a cancelled request, unless a queue has it.
+    fn take_out(&mut self, at: u32) {
+        let head = self.slab[at].head;
+        match self.slab[at].place {
+            Place::Free { .. } | Place::InFlight(_) => return,
+            Place::Waiting => {
+                // On the way to a queue; or its end is noted already.
+                let waiting = &mut self.heads[head].waiting;
+                let Some(place) = waiting.iter().position(|w| *w == at) else { return };
+                waiting.remove(place);
+            }
+            Place::Parked(_) => self.unpark(at),
+            Place::Delayed => self.delayed.retain(|delayed| delayed.0.1 != at),
+        }
+        self.slab[at].place = Place::Waiting;
+        self.parked.hopeless.push((at, Hopeless::Cancelled));
+    }
+}
