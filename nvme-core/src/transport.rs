@@ -183,6 +183,14 @@ pub trait Queue: Send {
     /// Commands in flight.
     fn in_flight(&self) -> usize;
 
+    /// The identifier on the wire of the unanswered command that was submitted with `tag`: what
+    /// Abort names it by (`NVMe 2.1 §5.1.1`). Looks through all commands in flight. `None` if there
+    /// is none, or if the queue cannot tell; then the command cannot be aborted.
+    fn command_id(&self, tag: Tag) -> Option<u16> {
+        let _ = tag;
+        None
+    }
+
     /// Tells the queue how much write data may go inside the command capsule, once Identify
     /// Controller has said so (`IOCCSZ`, `NVMe 2.1 §5.1.13`). In bytes; no effect in memory.
     fn set_in_capsule_data(&mut self, bytes: usize);
@@ -240,10 +248,20 @@ pub trait Association: Send {
         now: Instant,
     ) -> Result<Box<dyn Queue>, TransportError>;
 
-    /// Makes every queue of this association harmless, wherever they are: when this returns, no
-    /// device writes to their buffers and no socket sends from them. Each queue's next
-    /// [`Queue::poll`] says [`QueueStatus::Failed`]. May be called from any thread, repeatedly.
+    /// Begins to make every queue of this association harmless, wherever they are, and returns at
+    /// once. No queue takes commands any more. As soon as no device writes to their buffers and no
+    /// socket sends from them ([`Association::stopping`]), each queue's next [`Queue::poll`] says
+    /// [`QueueStatus::Failed`]; until then a queue goes on holding the buffers of its commands. May
+    /// be called from any thread, repeatedly.
     fn kill(&mut self);
+
+    /// Whether what [`Association::kill`] began is still under way, and if so when to ask again;
+    /// `None` once every queue is harmless. A transport for which that takes no time needs nothing
+    /// here. What takes time ends by itself also after the association has been dropped.
+    fn stopping(&mut self, now: Instant) -> Option<Instant> {
+        let _ = now;
+        None
+    }
 
     /// The largest data that one command can move, in bytes, if the transport has a limit.
     fn max_transfer(&self) -> Option<usize>;

@@ -101,6 +101,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// `Unsupported` where there is no way to reset; `Gone` where there is no function any more.
     fn reset(&self) -> Result<(), BackendError>;
 
+    /// Whether everything here, [`Backend::reset`] included, returns at once, as with a model in the
+    /// process: the driver then needs no thread to stop the function.
+    fn is_prompt(&self) -> bool {
+        false
+    }
+
     /// Lets the function reach memory and raise interrupts, or forbids it. When a call with `false`
     /// has returned successfully, the function reaches memory no more.
     ///

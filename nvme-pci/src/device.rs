@@ -24,6 +24,8 @@ use crate::shadow::Shadow;
 
 /// OACS: Doorbell Buffer Config is supported (NVMe 2.1 §5.1.13.2.1).
 const DOORBELL_BUFFERS: u16 = 1 << 8;
+/// How long a controller that could not be stopped is left alone before the next try.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// A descriptor that becomes readable with an interrupt, and the vector that raises it.
 #[derive(Clone, Debug)]
@@ -55,8 +57,10 @@ pub(crate) struct Device {
     reason: OnceLock<TransportError>,
     /// The controller reaches no memory any more.
     stopped: AtomicBool,
-    /// The controller has been told to be disabled.
-    disabling: AtomicBool,
+    /// A controller that did not become disabled in time is not waited for again.
+    waited: AtomicBool,
+    /// Somebody sees to it that the controller is stopped.
+    ending: AtomicBool,
     /// Held while the controller is being stopped.
     stopping: Mutex<()>,
     interrupts: Mutex<BTreeMap<u16, Option<Interrupt>>>,
@@ -106,7 +110,8 @@ impl Device {
             dead: AtomicBool::new(false),
             reason: OnceLock::new(),
             stopped: AtomicBool::new(false),
-            disabling: AtomicBool::new(false),
+            waited: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             stopping: Mutex::new(()),
             interrupts: Mutex::default(),
             regions: Mutex::default(),
@@ -245,10 +250,47 @@ impl Device {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// The controller, or the way to it, failed: it is stopped.
-    pub fn fail(&self, reason: TransportError) {
+    /// The controller, or the way to it, failed: stopping it is begun.
+    pub fn fail(self: &Arc<Self>, reason: TransportError) {
         let _ = self.reason.set(reason);
-        self.stop();
+        self.begin_stop();
+    }
+
+    /// Begins to stop the controller and returns at once: one that is disabled as soon as it is told
+    /// to be is stopped here; for any other a thread waits, resets the function, and tries again and
+    /// again if that does not help. The thread keeps the device, so that it does not matter who else
+    /// drops it. [`is_stopped`](Self::is_stopped) tells the end.
+    pub fn begin_stop(self: &Arc<Self>) {
+        self.dead.store(true, Ordering::Release);
+        if self.is_stopped() {
+            return;
+        }
+        if self.backend.is_prompt() {
+            self.stop();
+            return;
+        }
+        if self.ending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        {
+            let _one_at_a_time = self.stopping.lock();
+            if self.disable(Duration::ZERO) {
+                return self.finish_stop();
+            }
+        }
+        let device = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("nvme-pci-stop".into());
+        let spawned = thread.spawn(move || {
+            // If nobody else has the device, what follows is what dropping it does.
+            while !device.stop() && Arc::strong_count(&device) > 1 {
+                std::thread::sleep(RETRY_PAUSE);
+            }
+        });
+        if spawned.is_err() {
+            // Better late than never.
+            self.stop();
+            self.ending.store(false, Ordering::Release);
+        }
     }
 
     /// The first sign of trouble in the registers, if there is one.
@@ -278,36 +320,41 @@ impl Device {
 
     /// Makes sure that the controller reaches no memory any more: disables it, and if it does not
     /// become disabled in time, resets the function, and if that cannot be done, takes away its right
-    /// to reach memory. Whether one of these worked. From any thread; again, if need be.
-    pub fn stop(&self) -> bool {
+    /// to reach memory. Whether one of these worked. Blocks, for at most the limit of disabling and
+    /// a reset.
+    fn stop(&self) -> bool {
         self.dead.store(true, Ordering::Release);
         let _one_at_a_time = self.stopping.lock();
         if self.is_stopped() {
             return true;
         }
-        let stopped = self.disable() || self.cut_off();
+        let told = Duration::from_millis(self.cap.timeout_ms().max(500).into());
+        let limit = match self.waited.swap(true, Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => told.min(self.options.disable_limit),
+        };
+        let stopped = self.disable(limit) || self.cut_off();
         if stopped {
-            self.stopped.store(true, Ordering::Release);
-            self.backend.close();
-            self.yard.lock().clear();
+            self.finish_stop();
         }
         stopped
     }
 
-    /// CC.EN = 0, and CSTS.RDY = 0 in time (NVMe 2.1 §3.5.4).
-    fn disable(&self) -> bool {
+    fn finish_stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.backend.close();
+        let freed = std::mem::take(&mut *self.yard.lock());
+        drop(freed);
+    }
+
+    /// CC.EN = 0, and CSTS.RDY = 0 within `limit` (NVMe 2.1 §3.5.4).
+    fn disable(&self, limit: Duration) -> bool {
         let bar = self.backend.bar0();
         if is_absent(bar.read64(offset::CAP), bar.read32(offset::VS)) {
             return false;
         }
         let cc = Cc(bar.read32(offset::CC));
         bar.write32(offset::CC, cc.with_en(0).with_shn(Cc::SHN_NONE).0);
-        let told = Duration::from_millis(self.cap.timeout_ms().max(500).into());
-        // A controller that was waited for in vain is not waited for again.
-        let limit = match self.disabling.swap(true, Ordering::Relaxed) {
-            true => Duration::ZERO,
-            false => told.min(self.options.disable_limit),
-        };
         let until = Instant::now() + limit;
         loop {
             let csts = Csts(bar.read32(offset::CSTS));

@@ -95,6 +95,11 @@ impl Pair {
         self.slots.in_flight().saturating_sub(self.events)
     }
 
+    /// The identifier of the command in flight with this tag.
+    pub fn command_id(&self, tag: Tag) -> Option<u16> {
+        self.slots.command_id(tag)
+    }
+
     /// Puts a command on the submission ring.
     pub fn submit(
         &mut self,

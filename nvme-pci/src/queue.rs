@@ -23,6 +23,8 @@ use crate::slots::{InFlight, Watch};
 const POLL_BUSY: Duration = Duration::from_micros(50);
 /// The same for an admin queue with nothing but event requests.
 const POLL_IDLE: Duration = Duration::from_millis(10);
+/// How often a queue looks whether its controller has been stopped at last.
+pub(crate) const POLL_STOPPING: Duration = Duration::from_millis(1);
 /// How often the admin queue looks whether the controller is still there, and sound.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -172,11 +174,13 @@ impl PciQueue {
         }
     }
 
-    /// The end: what was answered is handed out, the rest ends with Host Aborted Command, unless the
-    /// controller cannot be stopped; then nothing is given back, since it may still be written to.
+    /// The end, once the controller has been stopped: what was answered is handed out, the rest ends
+    /// with Host Aborted Command. Until then nothing is given back, since it may still be written to.
     #[cold]
     fn end(&mut self, sink: &mut dyn Sink) -> QueueStatus {
-        if !self.device.stop() {
+        self.device.begin_stop();
+        if !self.device.is_stopped() {
+            self.pending = false;
             return QueueStatus::Ready;
         }
         let reason = self.device.reason();
@@ -283,6 +287,9 @@ impl Queue for PciQueue {
             return None;
         }
         let pair = self.pair.as_ref()?;
+        if self.device.is_dead() {
+            return Some(self.polled_at + POLL_STOPPING);
+        }
         let polling = match &self.interrupt {
             Some(_) => None,
             None if pair.busy() > 0 => Some(self.polled_at + POLL_BUSY),
@@ -303,6 +310,10 @@ impl Queue for PciQueue {
 
     fn in_flight(&self) -> usize {
         self.pair.as_ref().map_or(0, Pair::in_flight)
+    }
+
+    fn command_id(&self, tag: Tag) -> Option<u16> {
+        self.pair.as_ref()?.command_id(tag)
     }
 
     fn set_in_capsule_data(&mut self, _bytes: usize) {}

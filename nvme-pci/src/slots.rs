@@ -121,6 +121,15 @@ impl Slots {
         }
     }
 
+    /// The identifier of the command with this tag. Looks at all slots. Commands of the driver's own
+    /// have no tag.
+    pub fn command_id(&self, tag: Tag) -> Option<u16> {
+        let own = |c: &InFlight| c.watch == Watch::Doorbells;
+        let is = |s: &Slot| s.command.as_ref().is_some_and(|c| c.tag == tag && !own(c));
+        let (slot, at) = self.slots.iter().zip(0u16..).find(|(slot, _)| is(slot))?;
+        Some(slot.generation << self.bits | at)
+    }
+
     /// Takes the command out that a completion is for.
     pub fn take(&mut self, cid: u16) -> Result<InFlight, BadCid> {
         self.find(cid)?;
@@ -157,6 +166,11 @@ mod tests {
     fn an_answer_is_taken_once() {
         let mut slots = Slots::new(3);
         let cids: Vec<u16> = (0..3).map(|t| slots.put(command(t)).unwrap()).collect();
+        assert_eq!((0..4).map(|t| slots.command_id(t)).collect::<Vec<_>>(), {
+            let mut known: Vec<_> = cids.iter().map(|cid| Some(*cid)).collect();
+            known.push(None);
+            known
+        });
         assert_eq!(slots.put(command(9)), None);
         assert_eq!(slots.take(cids[1]).unwrap().tag, 1);
         assert_eq!(slots.take(cids[1]).unwrap_err(), BadCid::Stale);

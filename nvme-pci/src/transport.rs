@@ -15,7 +15,7 @@ use crate::backend::Open;
 use crate::counters::{Counters, Ledger};
 use crate::device::{Device, is_absent};
 use crate::options::Options;
-use crate::queue::{PciQueue, announce_admin_queue};
+use crate::queue::{POLL_STOPPING, PciQueue, announce_admin_queue};
 use crate::region::{Registration, Registry};
 use crate::url::Location;
 
@@ -184,7 +184,11 @@ impl Association for PciAssociation {
     }
 
     fn kill(&mut self) {
-        self.device.stop();
+        self.device.begin_stop();
+    }
+
+    fn stopping(&mut self, now: Instant) -> Option<Instant> {
+        (!self.device.is_stopped()).then_some(now + POLL_STOPPING)
     }
 
     fn max_transfer(&self) -> Option<usize> {

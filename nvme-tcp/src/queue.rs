@@ -244,6 +244,10 @@ impl<S: Stream> Queue for TcpQueue<S> {
         self.conn.in_flight()
     }
 
+    fn command_id(&self, tag: Tag) -> Option<u16> {
+        self.conn.command_id(tag)
+    }
+
     fn set_in_capsule_data(&mut self, bytes: usize) {
         self.conn.set_in_capsule_data(bytes);
     }

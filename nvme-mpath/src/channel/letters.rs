@@ -1,23 +1,20 @@
 //! What the control plane tells a channel.
 
-use nvme_core::time::Instant;
-use nvme_core::transport::{Completion, Queue};
-
+use super::Channel;
 use super::parked::Hopeless;
-use super::request::{IoCompletion, Place};
-use super::{Channel, reap};
+use super::request::Place;
 use crate::ids::AssociationId;
 use crate::mailbox::{Command, Letter};
 
 impl Channel {
-    pub(super) fn read_letters(&mut self, now: Instant, done: &mut Vec<IoCompletion>) {
+    pub(super) fn read_letters(&mut self) {
         for letter in self.letters.take() {
             match letter {
                 Letter::QueueUp { association, queue, traffic } => {
                     self.queues.add(association, queue, traffic, self.sleep.epoll());
                 }
                 Letter::QueueDrain(association) => self.queue_drain(association),
-                Letter::QueueDown(association) => self.queue_down(association, now, done),
+                Letter::QueueDown(association) => self.queue_down(association),
                 Letter::QueueRefused { association, granted } => {
                     self.queues.set_refused(association, granted);
                 }
@@ -70,32 +67,13 @@ impl Channel {
         self.shared.commands.send(Command::QueueReleased { association, channel });
     }
 
-    /// The association was killed: its queue is taken apart, its requests go elsewhere.
-    fn queue_down(
-        &mut self,
-        association: AssociationId,
-        now: Instant,
-        done: &mut Vec<IoCompletion>,
-    ) {
-        if let Some(place) = self.queues.find(association) {
-            let mut gone = self.queues.remove(place, self.sleep.epoll());
-            self.take_rest(&mut *gone.queue, now, done);
-            drop(gone);
+    /// The association was killed. Its queue is polled until it has ended, which is at once unless
+    /// the device takes its time to stop; then its requests go elsewhere, and it is released.
+    fn queue_down(&mut self, association: AssociationId) {
+        match self.queues.find(association) {
+            Some(place) => self.queues.let_die(place),
+            None => self.released(association),
         }
-        self.released(association);
-    }
-
-    /// Takes out of a dead queue what it still has: answers that came before it died, and the
-    /// commands that it ends itself.
-    fn take_rest(&mut self, queue: &mut dyn Queue, now: Instant, done: &mut Vec<IoCompletion>) {
-        let (slab, troubled) = (&mut self.slab, &mut self.troubled);
-        let mut sink = |c: Completion| reap(slab, troubled, done, c);
-        let mut rounds = 0;
-        while queue.in_flight() > 0 && rounds < 1000 {
-            queue.poll(now, &mut sink);
-            rounds += 1;
-        }
-        self.mark_lost();
     }
 
     /// Ends every request that is not in a queue, and from now on each that comes out of one without

@@ -174,7 +174,7 @@ impl Channel {
         let now = self.shared.clock.now();
         done.append(&mut self.backlog);
         if self.letters.pending() {
-            self.read_letters(now, done);
+            self.read_letters();
         }
         self.poll_queues(now, done);
         if !self.troubled.is_empty() {
@@ -200,7 +200,7 @@ impl Channel {
         let mut place = 0;
         while place < self.queues.len() {
             let q = self.queues.at(place);
-            let idle = q.queue.in_flight() == 0 && !q.woken && !q.dirty && !all;
+            let idle = q.queue.in_flight() == 0 && !q.woken && !q.dirty && !q.dying && !all;
             if idle && !q.queue.has_pending_work() && q.queue.deadline().is_none_or(|d| d > now) {
                 place += 1;
                 continue;

@@ -21,8 +21,11 @@ pub(super) struct ChannelQueue {
     pub(super) dirty: bool,
     /// It is given back when nothing is in flight.
     pub(super) draining: bool,
-    /// A request was overdue, and the control plane was told.
+    /// A request was overdue, and the control plane was told to reset the controller.
     pub(super) overdue: bool,
+    /// Its association was killed: it takes no requests, and is kept until it gives back those that
+    /// it has.
+    pub(super) dying: bool,
 }
 
 impl ChannelQueue {
@@ -128,6 +131,7 @@ impl Queues {
             dirty: false,
             draining: false,
             overdue: false,
+            dying: false,
         });
         *self.slot(association) = Entry::Queue(at);
     }
@@ -136,9 +140,25 @@ impl Queues {
     /// them. The others are dropped.
     pub(super) fn take_idle(&mut self) -> Vec<(AssociationId, Box<dyn Queue>)> {
         self.by_slot.clear();
-        let idle = |q: &ChannelQueue| q.queue.in_flight() == 0 && !q.draining;
+        let idle = |q: &ChannelQueue| q.queue.in_flight() == 0 && !q.draining && !q.dying;
         let list = std::mem::take(&mut self.list).into_iter();
         list.filter(idle).map(|q| (q.association, q.queue)).collect()
+    }
+
+    /// The queue at `place` is not to be found any more.
+    fn forget(&mut self, association: AssociationId, place: usize) {
+        let entry = self.slot(association);
+        if *entry == Entry::Queue(place as u32) {
+            *entry = Entry::None;
+        }
+    }
+
+    /// The association of the queue at `place` was killed: it is polled until it has ended.
+    pub(super) fn let_die(&mut self, place: usize) {
+        let q = &mut self.list[place];
+        (q.dying, q.draining, q.woken) = (true, false, true);
+        let association = q.association;
+        self.forget(association, place);
     }
 
     /// Takes the queue at `place` out.
@@ -147,12 +167,13 @@ impl Queues {
         if let Some(fd) = gone.queue.fd() {
             let _ = epoll::delete(epoll, fd);
         }
-        if matches!(self.slot(gone.association), Entry::Queue(at) if *at as usize == place) {
-            *self.slot(gone.association) = Entry::None;
-        }
+        self.forget(gone.association, place);
         if let Some(moved) = self.list.get(place) {
-            let association = moved.association;
-            *self.slot(association) = Entry::Queue(place as u32);
+            let (association, from) = (moved.association, self.list.len());
+            let entry = self.slot(association);
+            if *entry == Entry::Queue(from as u32) {
+                *entry = Entry::Queue(place as u32);
+            }
         }
         gone
     }

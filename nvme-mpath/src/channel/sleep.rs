@@ -92,7 +92,7 @@ impl Channel {
         {
             return Some(Instant::ZERO);
         }
-        if self.slab.used() == 0 {
+        if self.slab.used() == 0 && !self.queues.iter().any(|q| q.dying) {
             // Nothing has a time limit while nothing is under way.
             return None;
         }

@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::mailbox::Letter;
 use crate::window::LossCause;
 
-/// How long the control plane waits for channels to take the queues of a dead association apart.
+/// How long the control plane waits for channels to take the queues of a stopped association apart.
 /// They are harmless by then; a channel that is never polled must not stop the others.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -202,6 +202,7 @@ impl Control {
         let Some(slot) = self.slots[at].as_mut() else { return };
         if let Some(mut association) = slot.association.take() {
             association.kill();
+            slot.dying = Some(association);
         }
         let own: Vec<u16> = slot.queues.iter().map(|q| q.qid).collect();
         for qid in own {
@@ -231,8 +232,29 @@ impl Control {
         self.finish_teardown(at, now);
     }
 
-    /// Goes on once all queues of the dead association have been taken apart, or the time is up.
+    /// Whether nothing reaches memory any more by the association that was killed. Where that takes
+    /// its time, nobody waits for it: it is looked at again and again.
+    fn is_stopped(&mut self, at: usize, now: Instant) -> bool {
+        let forced = self.shutting_down;
+        let Some(slot) = self.slots[at].as_mut() else { return true };
+        slot.stop_poll = None;
+        let Some(dying) = slot.dying.as_mut() else { return true };
+        if let Some(again) = dying.stopping(now).filter(|_| !forced) {
+            slot.stop_poll = Some(again);
+            // The channels take their queues apart only once they are harmless.
+            slot.teardown_by = Some(now + TEARDOWN_LIMIT);
+            return false;
+        }
+        slot.dying = None;
+        true
+    }
+
+    /// Goes on once the dead association has been stopped, and all its queues have been taken apart
+    /// or the time for that is up.
     pub(super) fn finish_teardown(&mut self, at: usize, now: Instant) {
+        if !self.is_stopped(at, now) {
+            return;
+        }
         let Some(slot) = self.slots[at].as_mut() else { return };
         let over = slot.map.releasing.is_empty() || slot.teardown_by.is_some_and(|t| t <= now);
         if slot.teardown_by.is_some() && over {

@@ -131,6 +131,8 @@ impl Control {
             machine,
             id: AssociationId { slot: at as u32, epoch: 0 },
             association: None,
+            dying: None,
+            stop_poll: None,
             max_transfer: None,
             queues: Vec::new(),
             map: QueueMap::default(),

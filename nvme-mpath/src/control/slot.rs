@@ -59,6 +59,10 @@ pub(super) struct Slot {
     pub(super) machine: Machine,
     pub(super) id: AssociationId,
     pub(super) association: Option<Box<dyn Association>>,
+    /// The association before, while it is being stopped.
+    pub(super) dying: Option<Box<dyn Association>>,
+    /// When to look again whether it has been.
+    pub(super) stop_poll: Option<Instant>,
     pub(super) max_transfer: Option<usize>,
     pub(super) queues: Vec<OwnQueue>,
     pub(super) map: QueueMap,
@@ -86,6 +90,7 @@ impl Slot {
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let mut next = earlier(self.machine.deadline(), self.teardown_by);
         next = earlier(next, earlier(self.restart_at, self.delete_by));
+        next = earlier(next, self.stop_poll);
         for q in &self.queues {
             if q.queue.has_pending_work() {
                 return Some(now);

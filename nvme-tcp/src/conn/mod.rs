@@ -157,6 +157,12 @@ impl Connection {
         self.slots.in_use()
     }
 
+    /// The identifier on the wire of the unanswered command that was submitted with `tag`.
+    #[must_use]
+    pub fn command_id(&self, tag: Tag) -> Option<u16> {
+        self.slots.command_id(tag)
+    }
+
     /// When set-up must be done; `None` once it is, or has failed.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

@@ -197,6 +197,13 @@ impl Slots {
         }
     }
 
+    /// The identifier of the unanswered command with this tag. Looks at all slots.
+    pub(crate) fn command_id(&self, tag: Tag) -> Option<u16> {
+        let unanswered = |slot: &&Slot| matches!(slot.phase, Phase::Submitted | Phase::Active);
+        let slot = self.slots.iter().filter(unanswered).find(|slot| slot.tag == tag)?;
+        Some(slot.sqe.cid.get())
+    }
+
     /// Appends a slot to the send list, unless it is in it.
     pub(crate) fn queue_send(&mut self, index: u16) {
         let slot = &mut self.slots[usize::from(index)];

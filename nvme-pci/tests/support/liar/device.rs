@@ -225,6 +225,10 @@ impl Backend for Liar {
         Ok(None)
     }
 
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn reset(&self) -> Result<(), BackendError> {
         let mut state = self.state.lock();
         let how = state.reset;
