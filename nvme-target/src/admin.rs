@@ -68,6 +68,9 @@ pub(crate) fn execute(
 ) -> Outcome {
     let subsystem = &*binding.subsystem;
     let mut state = subsystem.lock();
+    if AdminOpcode(sqe.opcode) == AdminOpcode::CROSS_CONTROLLER_RESET {
+        return state.cross_reset(binding.cntlid, sqe);
+    }
     let State { limits, namespaces, ana, controllers, .. } = &mut *state;
     let Some(ctrl) = controllers.get_mut(&binding.cntlid).filter(|c| c.is_enabled()) else {
         return Outcome::Failed(Status::SEQUENCE_ERROR.with_dnr());

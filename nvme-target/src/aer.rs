@@ -23,6 +23,8 @@ impl AsyncEvent {
     pub const NAMESPACE_CHANGED: Self = Self { event_type: 2, info: 0x00, log: 0x04 };
     /// An ANA state has changed.
     pub const ANA_CHANGED: Self = Self { event_type: 2, info: 0x03, log: 0x0c };
+    /// A cross-controller reset that this controller was asked for has ended (TP8028).
+    pub const CROSS_CONTROLLER_RESET: Self = Self { event_type: 2, info: 0xf4, log: 0x1e };
     /// The discovery log has changed.
     pub const DISCOVERY_CHANGED: Self = Self { event_type: 2, info: 0xf0, log: 0x70 };
     /// Persistent internal error: hosts reset the controller.
@@ -35,6 +37,7 @@ impl AsyncEvent {
             Self::NAMESPACE_CHANGED => Some(ENABLE_NAMESPACE),
             Self::ANA_CHANGED => Some(ENABLE_ANA),
             Self::DISCOVERY_CHANGED => Some(ENABLE_DISCOVERY),
+            Self::CROSS_CONTROLLER_RESET => Some(ENABLE_CROSS_RESET),
             _ => None,
         }
     }
@@ -47,10 +50,13 @@ impl AsyncEvent {
 
 const ENABLE_NAMESPACE: u32 = 1 << 8;
 const ENABLE_ANA: u32 = 1 << 11;
+const ENABLE_CROSS_RESET: u32 = 1 << 20;
 const ENABLE_DISCOVERY: u32 = 1 << 31;
 
 /// Optional events of an I/O controller: the OAES field, and the feature's bits that may be set.
 pub(crate) const OAES_IO: u32 = ENABLE_NAMESPACE | ENABLE_ANA;
+/// The same of one that can reset others.
+pub(crate) const OAES_IO_RESETS: u32 = OAES_IO | ENABLE_CROSS_RESET;
 /// Optional events of a discovery controller.
 pub(crate) const OAES_DISCOVERY: u32 = ENABLE_DISCOVERY;
 

@@ -32,6 +32,8 @@ pub(crate) struct Limits {
     pub hosts: Option<Vec<Nqn>>,
     pub cntlids: (u16, u16),
     pub retry_delays: [u16; 3],
+    pub quiesce_time: Duration,
+    pub cross_resets: u8,
 }
 
 impl SubsystemConfig {
@@ -61,6 +63,8 @@ impl SubsystemConfig {
             hosts: None,
             cntlids: (1, 0xffef),
             retry_delays: [0; 3],
+            quiesce_time: Duration::ZERO,
+            cross_resets: 0,
         };
         Self { nqn, namespaces: Vec::new(), limits }
     }
@@ -163,6 +167,24 @@ impl SubsystemConfig {
     #[must_use]
     pub fn retry_delays(mut self, crdt: [u16; 3]) -> Self {
         self.limits.retry_delays = crdt;
+        self
+    }
+
+    /// CQT (TP4129): so long after the loss of an association its commands may still be executed, and not
+    /// longer: a command that would outlive its connection by more is dropped. In milliseconds, up to 65,535;
+    /// zero, which is the default, reports nothing and bounds nothing.
+    #[must_use]
+    pub fn quiesce_time(mut self, time: Duration) -> Self {
+        let most = Duration::from_millis(u16::MAX.into());
+        self.limits.quiesce_time = time.min(most);
+        self
+    }
+
+    /// CCRL (TP8028): how many resets of other controllers of the same host may be under way on a controller at
+    /// once; 0, which is the default, means that the command is not known.
+    #[must_use]
+    pub fn cross_controller_resets(mut self, limit: u8) -> Self {
+        self.limits.cross_resets = limit;
         self
     }
 }

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nvme_core::nqn::{Nqn, Uuid};
+use nvme_core::spec::log::CrossControllerResetEntry;
 use nvme_core::spec::{Cqe, Status};
+use parking_lot::Mutex;
 
-use crate::aer::{Aer, AsyncEvent, OAES_DISCOVERY, OAES_IO};
+use crate::aer::{Aer, AsyncEvent, OAES_DISCOVERY, OAES_IO, OAES_IO_RESETS};
+use crate::cross_reset::Instance;
 
 /// Entries that the error log keeps (ELPE is one less).
 pub(crate) const ERROR_LOG_ENTRIES: usize = 64;
@@ -35,11 +38,44 @@ pub(crate) struct Shared {
     ready: AtomicBool,
     /// A command has come since the keep alive timer last looked.
     traffic: AtomicBool,
+    /// Connections of the controller; changed with the subsystem's lock held.
+    open: AtomicU32,
+    /// Commands that outlived their connection are not to be executed any more.
+    stopped: Mutex<bool>,
 }
 
 impl Shared {
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// A connection of the controller came.
+    pub fn opened(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection of the controller has ended.
+    pub fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
+    /// From here on no command is begun. One that outlived its connection has been executed whole, or
+    /// never is; those of connections that are still open end with the connection.
+    pub fn stop(&self) {
+        self.ready.store(false, Ordering::Release);
+        *self.stopped.lock() = true;
+    }
+
+    /// Executes a command that outlived its connection, unless the controller was stopped.
+    pub fn outlive(&self, execute: impl FnOnce()) {
+        let stopped = self.stopped.lock();
+        if !*stopped {
+            execute();
+        }
     }
 
     pub fn note_traffic(&self) {
@@ -119,6 +155,12 @@ pub(crate) struct Controller {
     pub error_count: u64,
     pub arbitration: u32,
     pub host_behavior: Vec<u8>,
+    /// This life of the controller.
+    pub instance: Instance,
+    /// Resets of other controllers that may be under way at once.
+    pub cross_resets: u8,
+    /// What became of those that were asked for.
+    pub reset_log: Vec<CrossControllerResetEntry>,
 }
 
 /// Who connects, and how.
@@ -130,6 +172,7 @@ pub(crate) struct NewController {
     pub host_id: Uuid,
     pub kato: u32,
     pub admin: Arc<dyn Peer>,
+    pub cross_resets: u8,
     pub now: Instant,
 }
 
@@ -157,17 +200,20 @@ impl Controller {
             shared: Arc::default(),
             admin: new.admin,
             queues: BTreeMap::new(),
-            aer: Aer::new(events(new.discovery)),
+            aer: Aer::new(events(new.discovery, new.cross_resets)),
             changed: ChangedNamespaces::default(),
             errors: VecDeque::new(),
             error_count: 0,
             arbitration: 0,
             host_behavior: vec![0; 512],
+            instance: Instance::new(new.cntlid),
+            cross_resets: new.cross_resets,
+            reset_log: Vec::new(),
         }
     }
 
     pub fn supported_events(&self) -> u32 {
-        events(self.discovery)
+        events(self.discovery, self.cross_resets)
     }
 
     pub fn is_enabled(&self) -> bool {
@@ -213,7 +259,7 @@ impl Controller {
         self.csts &= !(bits::CSTS_RDY | bits::CSTS_CFS);
         self.cc &= !bits::CC_EN;
         self.shared.ready.store(false, Ordering::Release);
-        self.aer.reset(events(self.discovery));
+        self.aer.reset(self.supported_events());
     }
 
     /// The controller fails: CSTS.CFS is set, commands are refused.
@@ -262,6 +308,10 @@ impl Controller {
     }
 }
 
-const fn events(discovery: bool) -> u32 {
-    if discovery { OAES_DISCOVERY } else { OAES_IO }
+const fn events(discovery: bool, cross_resets: u8) -> u32 {
+    match (discovery, cross_resets) {
+        (true, _) => OAES_DISCOVERY,
+        (false, 0) => OAES_IO,
+        (false, _) => OAES_IO_RESETS,
+    }
 }

@@ -125,6 +125,7 @@ pub(crate) fn connect(
     } else {
         connect_io(&mut state, command, data, &host, from)?
     };
+    shared.opened();
     let max_transfer = match state.limits.mdts {
         0 => TRANSFER_MAX,
         mdts => 4096 << mdts,
@@ -172,6 +173,7 @@ fn connect_admin(
         host_id: data.hostid,
         kato: command.kato.get(),
         admin: from.peer,
+        cross_resets: state.limits.cross_resets,
         now: from.now,
     });
     let shared = Arc::clone(&controller.shared);

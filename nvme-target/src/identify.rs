@@ -102,6 +102,12 @@ fn controller(admin: &Admin<'_>) -> IdentifyController {
     }
 
     id.cntrltype = ControllerType::IO;
+    id.cqt = (limits.quiesce_time.as_millis() as u16).into();
+    if ctrl.cross_resets != 0 {
+        id.ciu = ctrl.instance.ciu;
+        id.cirn = ctrl.instance.cirn.into();
+        id.ccrl = ctrl.cross_resets;
+    }
     id.cmic = MultiPathCapabilities::MULTIPLE_PORTS
         | MultiPathCapabilities::MULTIPLE_CONTROLLERS
         | MultiPathCapabilities::ANA;
@@ -190,7 +196,7 @@ fn independent(admin: &Admin<'_>, nsid: u32) -> Result<Page, Status> {
 }
 
 /// The commands that the target carries out, for the effects log page.
-pub(crate) fn effects() -> EffectsLog {
+pub(crate) fn effects(cross_resets: bool) -> EffectsLog {
     use nvme_core::spec::log::{CommandEffects, Effects};
     use nvme_core::spec::opcode::{AdminOpcode, NvmOpcode};
 
@@ -207,6 +213,9 @@ pub(crate) fn effects() -> EffectsLog {
         AdminOpcode::KEEP_ALIVE,
     ] {
         log.admin[usize::from(opcode.0)] = supported;
+    }
+    if cross_resets {
+        log.admin[usize::from(AdminOpcode::CROSS_CONTROLLER_RESET.0)] = supported;
     }
     for opcode in [NvmOpcode::READ, NvmOpcode::FLUSH, NvmOpcode::COMPARE] {
         log.io[usize::from(opcode.0)] = supported;

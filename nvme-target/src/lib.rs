@@ -18,6 +18,7 @@ mod ana;
 mod backing;
 mod config;
 mod controller;
+mod cross_reset;
 mod directory;
 mod driven;
 mod error;

@@ -17,8 +17,8 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::admin::Admin;
 use crate::ana::ANA_GROUP_MAX;
 use crate::controller::ERROR_LOG_ENTRIES;
-use crate::identify;
 use crate::namespace::NSID_MAX;
+use crate::{cross_reset, identify};
 
 /// Temperature that the health log reports: 27 °C in kelvin.
 const TEMPERATURE: u16 = 300;
@@ -39,12 +39,15 @@ pub(crate) fn page(admin: &mut Admin<'_>, args: &GetLogPage) -> Result<Vec<u8>, 
         }
     } else {
         match args.lid {
-            lid::SUPPORTED_LOG_PAGES => supported(),
+            lid::SUPPORTED_LOG_PAGES => supported(admin.ctrl.cross_resets != 0),
             lid::ERROR => error(admin),
             lid::SMART => smart(admin),
             lid::FIRMWARE_SLOT => firmware_slot(admin),
             lid::CHANGED_NAMESPACES => changed(admin, args),
-            lid::EFFECTS => identify::effects().as_bytes().to_vec(),
+            lid::EFFECTS => identify::effects(admin.ctrl.cross_resets != 0).as_bytes().to_vec(),
+            lid::CROSS_CONTROLLER_RESET if admin.ctrl.cross_resets != 0 => {
+                cross_reset::log(admin.ctrl, args.rae)
+            }
             lid::ANA => ana(admin, args.lsp & LSP_RETURN_GROUPS_ONLY != 0),
             _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
         }
@@ -69,7 +72,7 @@ pub(crate) fn cut(page: &[u8], args: &GetLogPage) -> Result<Vec<u8>, Status> {
 }
 
 /// Supported log pages: 256 dwords, bit 0 of each says whether there is such a page.
-fn supported() -> Vec<u8> {
+fn supported(cross_resets: bool) -> Vec<u8> {
     let mut page = vec![0; 1024];
     let pages = [
         lid::SUPPORTED_LOG_PAGES,
@@ -80,7 +83,7 @@ fn supported() -> Vec<u8> {
         lid::EFFECTS,
         lid::ANA,
     ];
-    for lid in pages {
+    for lid in pages.into_iter().chain(cross_resets.then_some(lid::CROSS_CONTROLLER_RESET)) {
         page[usize::from(lid) * 4] = 1;
     }
     page

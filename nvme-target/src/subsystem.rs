@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nvme_core::nqn::Nqn;
 use parking_lot::{Mutex, MutexGuard};
@@ -13,6 +13,7 @@ use crate::aer::AsyncEvent;
 use crate::ana::{AnaState, AnaTable};
 use crate::config::{Limits, SubsystemConfig};
 use crate::controller::{Controller, ErrorRecord, KeepAlive, Shared};
+use crate::cross_reset::Ended;
 use crate::error::TargetError;
 use crate::namespace::{IoView, Namespace, NamespaceConfig, NamespaceIds, check_group};
 
@@ -34,6 +35,8 @@ pub(crate) struct State {
     pub ana: AnaTable,
     pub controllers: BTreeMap<u16, Controller>,
     pub next_cntlid: u16,
+    /// Lives of controllers that have ended, as long as something of them is left.
+    pub ended: Vec<Ended>,
     views: BTreeMap<usize, Arc<IoView>>,
 }
 
@@ -64,6 +67,7 @@ impl Subsystem {
             namespaces: BTreeMap::new(),
             ana: AnaTable::default(),
             controllers: BTreeMap::new(),
+            ended: Vec::new(),
             views: BTreeMap::new(),
         };
         let subsystem =
@@ -252,22 +256,23 @@ impl Subsystem {
 
     /// Ends an association: all connections of the controller are closed. Whether it was there.
     pub fn close_controller(&self, cntlid: u16) -> bool {
-        let controller = self.lock().controllers.remove(&cntlid);
-        controller.inspect(Controller::close).is_some()
+        self.lock().end(cntlid)
     }
 
     /// A queue's connection has ended. With the admin queue the whole association goes (NVMe 2.1 §3.3.2.4).
     pub(crate) fn queue_closed(&self, cntlid: u16, qid: u16, shared: &Arc<Shared>) {
         let mut state = self.lock();
-        let Entry::Occupied(mut entry) = state.controllers.entry(cntlid) else { return };
-        if !Arc::ptr_eq(&entry.get().shared, shared) {
-            return;
+        shared.closed();
+        if let Some(controller) = state.controllers.get_mut(&cntlid)
+            && Arc::ptr_eq(&controller.shared, shared)
+        {
+            if qid == 0 {
+                state.end(cntlid);
+            } else {
+                controller.queues.remove(&qid);
+            }
         }
-        if qid == 0 {
-            entry.remove().close();
-        } else {
-            entry.get_mut().queues.remove(&qid);
-        }
+        state.finish_resets();
     }
 
     /// Looks at the keep alive timer of a controller; one whose host was silent for too long is closed.
@@ -282,9 +287,14 @@ impl Subsystem {
         }
         let found = entry.get_mut().keep_alive(now, grace);
         if found == KeepAlive::Expired {
-            entry.remove().close();
+            state.end(cntlid);
         }
         found
+    }
+
+    /// How long the commands of a lost association may live on, if that is bounded.
+    pub(crate) fn quiesce_time(&self) -> Option<Duration> {
+        Some(self.lock().limits.quiesce_time).filter(|time| !time.is_zero())
     }
 
     pub(crate) fn record_error(&self, cntlid: u16, record: ErrorRecord) {
@@ -295,8 +305,10 @@ impl Subsystem {
 
     /// Ends all associations.
     pub(crate) fn close_all(&self) {
-        let controllers = std::mem::take(&mut self.lock().controllers);
-        controllers.values().for_each(Controller::close);
+        let mut state = self.lock();
+        while let Some(cntlid) = state.controllers.keys().next().copied() {
+            state.end(cntlid);
+        }
     }
 }
 

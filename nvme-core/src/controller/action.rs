@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::ana::AnaSnapshot;
-use crate::controller::State;
+use crate::controller::{ControllerInstance, CrossReset, State};
 use crate::nqn::Nqn;
 use crate::spec::{Cqe, Sqe, Status};
 use crate::time::{Duration, Instant};
@@ -152,6 +152,14 @@ pub enum ControllerEvent {
         attempt: u32,
         /// When the next attempt begins; `None`: there will be none.
         retry_at: Option<Instant>,
+    },
+    /// A reset of another controller, asked for by [`reset_other`](super::Controller::reset_other),
+    /// has ended.
+    CrossReset {
+        /// The caller's number.
+        user: u64,
+        /// How.
+        outcome: CrossReset,
     },
     /// `fast_io_fail_tmo` has passed since the loss.
     FastIoFail,
@@ -306,6 +314,16 @@ pub struct ControllerInfo {
     pub io_entries: u16,
     /// Units of the command retry delay times 1 to 3 (CRDT): entry `crd - 1` is the delay.
     pub retry_delays: [Duration; 3],
+    /// Command Quiesce Time: how long after the controller has noticed the loss of its host commands
+    /// may still be executed (`CQT`, TP4129); zero: not reported.
+    pub quiesce_time: Duration,
+    /// This life of the controller, as Cross-Controller Reset names it; `None`: the controller has no
+    /// names for its lives (`CIRN` 0), and cannot be reset by another.
+    pub instance: Option<ControllerInstance>,
+    /// Cross-controller resets that may be under way on it at once (`CCRL`); 0: it can reset no other.
+    pub cross_resets: u8,
+    /// Any command counts as a sign of life (`CTRATT.TBKAS`).
+    pub traffic_based_keep_alive: bool,
 }
 
 /// One namespace as one controller reports it.

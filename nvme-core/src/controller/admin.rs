@@ -38,6 +38,8 @@ pub(super) enum Purpose {
     DeleteCq(u16),
     CreateCq(u16),
     CreateSq(u16),
+    CrossReset(u64),
+    ResetLog,
     Passthrough(Passthrough),
 }
 
@@ -65,6 +67,8 @@ impl Purpose {
             Self::DeleteCq(_) => "Delete I/O Completion Queue",
             Self::CreateCq(_) => "Create I/O Completion Queue",
             Self::CreateSq(_) => "Create I/O Submission Queue",
+            Self::CrossReset(_) => "Cross-Controller Reset",
+            Self::ResetLog => "Get Log Page (Cross-Controller Reset)",
             Self::Passthrough(_) => "admin passthrough command",
         }
     }
@@ -297,6 +301,8 @@ impl Controller {
             Purpose::DeleteCq(qid) => self.io_queue_deleted(now, qid),
             Purpose::CreateCq(qid) => self.cq_created(now, qid, cqe.status()),
             Purpose::CreateSq(qid) => self.sq_created(now, qid, cqe.status()),
+            Purpose::CrossReset(user) => self.cross_reset_answered(now, user, cqe),
+            Purpose::ResetLog => self.reset_log_read(now, answer),
             // Taken by `completion`.
             Purpose::Passthrough(_) => {}
         }

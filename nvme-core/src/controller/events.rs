@@ -14,6 +14,7 @@ use crate::transport::Data;
 const USED: AsyncEventConfig = AsyncEventConfig::NAMESPACE
     .union(AsyncEventConfig::FIRMWARE_ACTIVATION)
     .union(AsyncEventConfig::ANA_CHANGE)
+    .union(AsyncEventConfig::CROSS_CONTROLLER_RESET)
     .union(AsyncEventConfig::DISCOVERY_CHANGE);
 
 /// What an event asks the controller layer to do.
@@ -24,6 +25,8 @@ enum Meaning {
     NamespacesChanged,
     AnaChanged,
     DiscoveryChanged,
+    /// A reset of another controller has ended.
+    CrossResetDone,
     /// The controller is broken and says so.
     Broken,
 }
@@ -35,6 +38,7 @@ impl Meaning {
             EventKind::Notice(NoticeInfo::NAMESPACE_CHANGED) => Self::NamespacesChanged,
             EventKind::Notice(NoticeInfo::ANA_CHANGE) => Self::AnaChanged,
             EventKind::Notice(NoticeInfo::DISCOVERY_LOG_CHANGE) => Self::DiscoveryChanged,
+            EventKind::Notice(NoticeInfo::CROSS_CONTROLLER_RESET_COMPLETED) => Self::CrossResetDone,
             _ => Self::Tell,
         }
     }
@@ -70,6 +74,7 @@ impl Controller {
             Meaning::NamespacesChanged => self.rescan(now),
             Meaning::AnaChanged => self.reread_ana(now),
             Meaning::DiscoveryChanged => self.emit(ControllerEvent::DiscoveryChanged),
+            Meaning::CrossResetDone => self.read_reset_log(now),
             Meaning::Broken => {
                 self.emit(ControllerEvent::AsyncEvent { result: dw0 });
                 let error = self.fatal("event Persistent Internal Error");
@@ -91,6 +96,7 @@ mod tests {
         assert_eq!(of(0x0004_0002), Meaning::NamespacesChanged);
         assert_eq!(of(0x000c_0302), Meaning::AnaChanged);
         assert_eq!(of(0x0070_f002), Meaning::DiscoveryChanged);
+        assert_eq!(of(0x001e_f402), Meaning::CrossResetDone);
         assert_eq!(of(0x0001_0300), Meaning::Broken);
         // Firmware Activation Starting, a SMART threshold, and a vendor's own.
         for tell in [0x0003_0102, 0x0002_0101, 0x0000_0007] {

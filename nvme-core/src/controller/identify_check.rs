@@ -6,6 +6,7 @@ use super::action::{ControllerEvent, ControllerInfo};
 use super::admin::Purpose;
 use super::bringup::Step;
 use super::config::ControllerConfig;
+use super::cross_reset::ControllerInstance;
 use super::machine::Controller;
 use crate::buffer::Buffer;
 use crate::nqn::Nqn;
@@ -46,6 +47,9 @@ pub(super) struct Identified {
     pub(super) retry_delays: [Duration; 3],
     pub(super) keep_alive: bool,
     pub(super) traffic_based_keep_alive: bool,
+    pub(super) quiesce_time: Duration,
+    pub(super) instance: Option<ControllerInstance>,
+    pub(super) cross_resets: u8,
     pub(super) shutdown: Duration,
     /// Highest NSID.
     pub(super) highest_nsid: u32,
@@ -117,6 +121,14 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         traffic_based_keep_alive: id
             .attributes()
             .contains(ControllerAttributes::TRAFFIC_BASED_KEEP_ALIVE),
+        quiesce_time: Duration::from_millis(id.cqt.get().into()),
+        instance: (fabrics && id.cirn.get() != 0).then(|| ControllerInstance {
+            cntlid: id.cntlid.get(),
+            ciu: id.ciu,
+            cirn: id.cirn.get(),
+        }),
+        // Prohibited in memory (NVMe 2.3 §5.4.3).
+        cross_resets: if fabrics { id.ccrl } else { 0 },
         shutdown: Duration::from_micros(id.rtd3e.get().into()),
         highest_nsid: id.nn.get(),
         in_capsule,
@@ -311,5 +323,9 @@ fn info(id: &Identified, version: Version, io_queues: u16) -> ControllerInfo {
         io_queues,
         io_entries: id.io_entries,
         retry_delays: id.retry_delays,
+        quiesce_time: id.quiesce_time,
+        instance: id.instance,
+        cross_resets: id.cross_resets,
+        traffic_based_keep_alive: id.traffic_based_keep_alive,
     }
 }

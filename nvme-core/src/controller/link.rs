@@ -2,6 +2,7 @@
 
 use super::action::ControllerError;
 use super::ana_read::AnaReader;
+use super::cross_reset::CrossResets;
 use super::identify_check::Identified;
 use super::io_queues::IoQueues;
 use super::keep_alive::KeepAlive;
@@ -53,6 +54,9 @@ pub(super) struct Link {
     pub(super) io: IoQueues,
     pub(super) ana: AnaReader,
     pub(super) scan: Scan,
+    pub(super) cross: CrossResets,
+    /// The controller said that it has shut down (`CSTS.SHST`): it executes nothing any more.
+    pub(super) shut_down: bool,
 }
 
 impl Default for Link {
@@ -75,6 +79,8 @@ impl Default for Link {
             io: IoQueues::default(),
             ana: AnaReader::default(),
             scan: Scan::default(),
+            cross: CrossResets::default(),
+            shut_down: false,
         }
     }
 }
@@ -92,6 +98,7 @@ impl Link {
     /// When anything else of an association that is made or used is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let at = earlier(self.keep_alive.deadline(), self.io.deadline());
+        let at = earlier(at, self.cross.deadline());
         earlier(at, earlier(self.ana.deadline(), self.scan.deadline()))
     }
 }

@@ -140,6 +140,7 @@ impl Controller {
             Self::keep_alive_timeout,
             Self::ana_timeout,
             Self::scan_timeout,
+            Self::cross_reset_timeout,
         ] {
             if self.is_working() {
                 due(self, now);
@@ -151,6 +152,14 @@ impl Controller {
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// Whether the controller of the present association has said that it is shut down
+    /// (`CSTS.SHST`, `NVMe 2.1 §3.6`): then it executes no command any more. Meant to be asked when
+    /// [`Action::Teardown`] comes.
+    #[must_use]
+    pub const fn has_shut_down(&self) -> bool {
+        self.link.shut_down
     }
 
     /// What Identify Controller said on the last association that came so far.

@@ -24,6 +24,7 @@ mod admin;
 mod ana_read;
 mod bringup;
 mod config;
+mod cross_reset;
 mod events;
 mod identify_check;
 mod io_queues;
@@ -46,5 +47,6 @@ pub use action::{
     NamespaceInfo, RemovedCause,
 };
 pub use config::ControllerConfig;
+pub use cross_reset::{ControllerInstance, CrossReset};
 pub use machine::Controller;
 pub use state::State;

@@ -45,6 +45,7 @@ impl Controller {
 
     pub(super) fn shutdown_status(&mut self, now: Instant, value: u32) {
         let csts = Csts(value);
+        self.link.shut_down = !csts.is_absent() && csts.shst() == Csts::SHST_COMPLETE;
         if csts.is_absent() || csts.shst() == Csts::SHST_COMPLETE {
             self.tear_down(Goal::Remove(RemovedCause::Deleted));
         } else if let Phase::ShuttingDown(shutdown) = &mut self.phase {

@@ -89,6 +89,8 @@ bitflags::bitflags! {
         const REACHABILITY = 1 << 17;
         /// Notice: allocated namespace attribute changed.
         const ALLOCATED_NAMESPACE = 1 << 19;
+        /// Notice: cross-controller reset completed (TP8028).
+        const CROSS_CONTROLLER_RESET = 1 << 20;
         /// Notice: zone descriptor changed.
         const ZONE_DESCRIPTOR = 1 << 27;
         /// Notice: discovery log page change.

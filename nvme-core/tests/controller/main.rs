@@ -3,6 +3,7 @@
 mod ana;
 mod bringup;
 mod chaos;
+mod cross_reset;
 mod events;
 mod keep_alive;
 mod model;

@@ -63,6 +63,8 @@ pub enum FaultAction {
         bytes: Vec<u8>,
     },
     /// The command is not answered, and executed so long after its connection has died: a write that outlives its path.
+    /// Not so if that is longer than the [quiesce time](crate::SubsystemConfig::quiesce_time) that is reported, or if
+    /// the controller is reset by another one before.
     LateWrite(Duration),
 }
 

@@ -513,6 +513,8 @@ fn new_controller(cntlid: u16, port: usize, inbox: &Arc<Inbox>) -> Controller {
         host_id: Uuid::default(),
         kato: 0,
         admin: Arc::new(QueuePeer { qid: 0, inbox: Arc::clone(inbox) }),
+        // prohibited on controllers in memory
+        cross_resets: 0,
         now: Instant::now(),
     })
 }

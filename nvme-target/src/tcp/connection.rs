@@ -13,7 +13,7 @@ use super::receive::{Progress, Receive};
 use super::slots::{Slot, Slots};
 use super::transmit::Transmit;
 use super::wire::Wire;
-use crate::controller::{KeepAlive, Peer};
+use crate::controller::{KeepAlive, Peer, Shared};
 use crate::directory::Directory;
 use crate::fabrics::Binding;
 use crate::namespace::IoView;
@@ -284,14 +284,19 @@ impl Core {
         count(&self.directory.counters.closed, 1);
         let survivors = self.slots.take_survivors();
         let Some(binding) = self.binding else { return Vec::new() };
-        binding.subsystem.queue_closed(binding.cntlid, binding.qid, &binding.shared);
-        if survivors.is_empty() {
-            return Vec::new();
-        }
-        // As they are now: another namespace may have taken the identifier by the time.
+        // Made before the controller is told, so that a reset of it finds them, with the namespaces as
+        // they are now: another one may have taken the identifier by the time.
+        let quiesce = binding.subsystem.quiesce_time();
+        let in_time = |after: &Duration| quiesce.is_none_or(|limit| *after <= limit);
         let view = binding.subsystem.view(self.listener);
-        let outlive = |(after, slot)| (after, Survivor { view: Arc::clone(&view), slot });
-        survivors.into_iter().map(outlive).collect()
+        let outlive = |(after, slot)| {
+            let (view, shared) = (Arc::clone(&view), Arc::clone(&binding.shared));
+            (after, Survivor { view, shared, slot })
+        };
+        let survivors = survivors.into_iter().filter(|(after, _)| in_time(after));
+        let survivors = survivors.map(outlive).collect();
+        binding.subsystem.queue_closed(binding.cntlid, binding.qid, &binding.shared);
+        survivors
     }
 
     pub fn model_peer(&self) -> Arc<dyn Peer> {
@@ -305,15 +310,18 @@ impl Core {
 pub(crate) struct Survivor {
     /// The namespaces when the connection died.
     view: Arc<IoView>,
+    shared: Arc<Shared>,
     slot: Slot,
 }
 
 impl Survivor {
     pub fn execute(self) {
         let Slot { sqe, data, .. } = self.slot;
-        if let Ok((ns, plan)) = crate::io::plan(&self.view, &sqe, data.len() as u32, u64::MAX) {
-            // nobody is left to be told
-            let _ = crate::io::execute(ns, plan, &data);
-        }
+        self.shared.outlive(|| {
+            if let Ok((ns, plan)) = crate::io::plan(&self.view, &sqe, data.len() as u32, u64::MAX) {
+                // nobody is left to be told
+                let _ = crate::io::execute(ns, plan, &data);
+            }
+        });
     }
 }

@@ -400,7 +400,9 @@ pub struct IdentifyController {
     pub ofcs: U16,
     /// Discovery controller type.
     pub dctype: u8,
-    reserved1807: [u8; 241],
+    /// Cross-controller resets that may be under way at once; 0: the command is not supported (TP8028).
+    pub ccrl: u8,
+    reserved1808: [u8; 240],
     /// Power states.
     pub psd: [PowerStateDescriptor; 32],
     /// Vendor specific.
@@ -418,7 +420,7 @@ layout!(
     sqes @ 512, cqes @ 513, maxcmd @ 514, nn @ 516, oncs @ 520, fuses @ 522, fna @ 524, vwc @ 525, awun @ 526,
     awupf @ 528, icsvscc @ 530, nwpc @ 531, acwu @ 532, cdfs @ 534, sgls @ 536, mnan @ 540, maxdna @ 544, maxcna @ 560,
     oaqd @ 564, rhiri @ 568, hirt @ 569, subnqn @ 768, ioccsz @ 1792, iorcsz @ 1796, icdoff @ 1800, fcatt @ 1802,
-    msdbd @ 1803, ofcs @ 1804, dctype @ 1806, psd @ 2048, vs @ 3072,
+    msdbd @ 1803, ofcs @ 1804, dctype @ 1806, ccrl @ 1807, psd @ 2048, vs @ 3072,
 );
 
 impl IdentifyController {
