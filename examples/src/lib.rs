@@ -6,6 +6,7 @@
 pub mod host;
 pub mod meter;
 pub mod narrate;
+pub mod pci;
 pub mod size;
 pub mod terminal;
 pub mod workload;

@@ -42,6 +42,7 @@ const MODULES: &[&str] = &[
     "dm-delay",
     "dm-flakey",
     "dm-zero",
+    "ext4",
     // network and its faults
     "virtio_net",
     "tcp_diag",

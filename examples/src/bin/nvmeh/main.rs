@@ -2,11 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+mod bind;
 mod discover;
 mod io;
 mod list;
 mod plan;
 mod report;
+mod status;
 mod target;
 
 use std::process::ExitCode;
@@ -17,7 +19,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use nvme_mpath::ControllerOptions;
 
-/// NVMe from user space: discover, list, verified I/O, and a software target.
+/// NVMe from user space: discover, list, verified I/O, a software target, and the drivers of
+/// controllers.
 ///
 /// A URL is `tcp://HOST[:PORT]/NQN`, with parameters such as ?hdgst=1&ddgst=1; without an NQN it means
 /// the discovery subsystem; or `vfio://0000:01:00.0`, or `uio://0000:01:00.0`, for a controller on the
@@ -42,6 +45,12 @@ enum Command {
     Io(io::Arguments),
     /// Be a software target
     Target(target::Arguments),
+    /// Show the NVMe controllers on this machine's PCI bus, and who has them
+    Status(status::Arguments),
+    /// Give controllers on the PCI bus to programs; refused while the kernel uses them
+    Bind(bind::Arguments),
+    /// Give controllers back to the drivers that they had before `bind`
+    Unbind(bind::UnbindArguments),
 }
 
 /// Why a command did not do what it was to do.
@@ -67,6 +76,9 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::run(&arguments),
         Command::Io(arguments) => io::run(&arguments),
         Command::Target(arguments) => target::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Bind(arguments) => bind::run(&arguments),
+        Command::Unbind(arguments) => bind::unbind(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
