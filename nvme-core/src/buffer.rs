@@ -6,9 +6,12 @@
 use std::fmt;
 use std::ptr::NonNull;
 
+use crate::memory::DmaBuf;
+
 /// Contiguous memory owned by exactly one holder at a time: the caller, a request, or a queue.
 ///
-/// Made from a `Vec<u8>` (no copy), or from foreign memory through [`Buffer::from_raw_parts`].
+/// Made from a `Vec<u8>` or a [`DmaBuf`] (no copy), or from foreign memory through
+/// [`Buffer::from_raw_parts`].
 pub struct Buffer {
     repr: Repr,
 }
@@ -16,6 +19,7 @@ pub struct Buffer {
 enum Repr {
     Owned(Vec<u8>),
     Foreign { ptr: NonNull<u8>, len: usize },
+    Dma(DmaBuf),
 }
 
 // SAFETY: an owned buffer is a `Vec<u8>`; for a foreign one the contract of `from_raw_parts` gives
@@ -59,6 +63,7 @@ impl Buffer {
         match &self.repr {
             Repr::Owned(v) => v.len(),
             Repr::Foreign { len, .. } => *len,
+            Repr::Dma(memory) => memory.len(),
         }
     }
 
@@ -76,6 +81,7 @@ impl Buffer {
             // SAFETY: the contract of `from_raw_parts`: valid, and ours alone.
             #[expect(unsafe_code, reason = "view of foreign memory")]
             Repr::Foreign { ptr, len } => unsafe { std::slice::from_raw_parts(ptr.as_ptr(), *len) },
+            Repr::Dma(memory) => memory.as_slice(),
         }
     }
 
@@ -89,17 +95,29 @@ impl Buffer {
             Repr::Foreign { ptr, len } => unsafe {
                 std::slice::from_raw_parts_mut(ptr.as_ptr(), *len)
             },
+            Repr::Dma(memory) => memory.as_mut_slice(),
         }
     }
 
-    /// Gives the vector back, or the buffer itself when its memory is foreign.
+    /// Gives the vector back, or the buffer itself when its memory is no vector's.
     ///
     /// # Errors
-    /// The buffer, unchanged, when it was made by [`Buffer::from_raw_parts`].
+    /// The buffer, unchanged, when it was not made from a vector.
     pub fn into_vec(self) -> Result<Vec<u8>, Self> {
         match self.repr {
             Repr::Owned(v) => Ok(v),
-            repr @ Repr::Foreign { .. } => Err(Self { repr }),
+            repr => Err(Self { repr }),
+        }
+    }
+
+    /// Gives the memory back that devices reach.
+    ///
+    /// # Errors
+    /// The buffer, unchanged, when it was not made from a [`DmaBuf`].
+    pub fn into_dma_buf(self) -> Result<DmaBuf, Self> {
+        match self.repr {
+            Repr::Dma(memory) => Ok(memory),
+            repr => Err(Self { repr }),
         }
     }
 }
@@ -116,9 +134,19 @@ impl From<Vec<u8>> for Buffer {
     }
 }
 
+impl From<DmaBuf> for Buffer {
+    fn from(memory: DmaBuf) -> Self {
+        Self { repr: Repr::Dma(memory) }
+    }
+}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if matches!(self.repr, Repr::Owned(_)) { "owned" } else { "foreign" };
+        let kind = match self.repr {
+            Repr::Owned(_) => "owned",
+            Repr::Foreign { .. } => "foreign",
+            Repr::Dma(_) => "for devices",
+        };
         write!(f, "Buffer({kind}, {} bytes)", self.len())
     }
 }

@@ -8,11 +8,13 @@
 //! Property commands and a queue begins with a Connect command (`NVMe 2.1 §6.3`), and *memory*,
 //! where registers are memory and I/O queues are created by admin commands (`NVMe 2.1 §5.2.1`).
 
+use std::any::Any;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
+use crate::memory::{Memory, MemoryKind};
 use crate::spec::{Cqe, Sqe};
 use crate::time::{Duration, Instant};
 
@@ -293,6 +295,42 @@ pub trait Transport: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`UrlError`] names the part of the URL that is wrong.
     fn endpoint(&self, url: &str) -> Result<Arc<dyn Endpoint>, UrlError>;
+
+    /// What memory must be for all controllers of this transport to reach it without a copy, as far
+    /// as that is known before they are connected.
+    fn memory_kind(&self) -> MemoryKind {
+        MemoryKind::Any
+    }
+
+    /// Allocates memory of `len` bytes, rounded up to what `kind` consists of, and zeroed. Of a
+    /// lesser kind where the system has none of this one; that is correct, and slower. `None` where
+    /// the transport has no memory of its own kind.
+    ///
+    /// # Errors
+    /// [`TransportError::Memory`] if there is none at all.
+    fn allocate_memory(
+        &self,
+        len: usize,
+        kind: MemoryKind,
+    ) -> Option<Result<Memory, TransportError>> {
+        let _ = (len, kind);
+        None
+    }
+
+    /// Makes memory reachable for all controllers of this transport, present and future, until what
+    /// is returned is dropped; `None` where any memory does. A controller that cannot be given the
+    /// memory for what it is reaches it through copies.
+    ///
+    /// # Errors
+    /// [`TransportError::Memory`] if a limit of the process or a failure of the system is in the way
+    /// of a controller that is connected.
+    fn register_memory(
+        &self,
+        memory: &Arc<Memory>,
+    ) -> Result<Option<Box<dyn Any + Send + Sync>>, TransportError> {
+        let _ = memory;
+        Ok(None)
+    }
 }
 
 /// A URL that a transport cannot use.
@@ -333,6 +371,23 @@ pub enum TransportError {
         /// The peer.
         address: String,
         /// What was seen.
+        reason: String,
+    },
+    /// The device has been taken away. It will not answer under this address again unless somebody
+    /// puts it back, so that trying again is of no use until then.
+    #[error("{address}: the device is gone: {reason}")]
+    Gone {
+        /// The device.
+        address: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// Memory could not be had, or could not be made reachable.
+    #[error("memory for {address}: {reason}")]
+    Memory {
+        /// The device, or the kind of device.
+        address: String,
+        /// What was tried and what is in the way.
         reason: String,
     },
     /// The peer broke the protocol.

@@ -4,7 +4,7 @@ use nvme_core::buffer::Buffer;
 use nvme_core::controller::{ControllerError, RemovedCause, State};
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
-use nvme_core::transport::UrlError;
+use nvme_core::transport::{TransportError, UrlError};
 
 use crate::pin::PinHolder;
 use crate::window::LossCause;
@@ -215,6 +215,9 @@ pub enum HostError {
     /// The URL is not one.
     #[error(transparent)]
     Url(#[from] UrlError),
+    /// Memory for devices could not be had, or could not be given to one that is connected.
+    #[error(transparent)]
+    Memory(TransportError),
     /// The controller could not be brought up.
     #[error(transparent)]
     Controller(#[from] ControllerError),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
+use nvme_core::memory::{Arena, DmaBuf, Memory};
 use nvme_core::nqn::Nqn;
 use nvme_core::time::{Clock, Duration, Instant};
 use nvme_core::transport::Endpoint;
@@ -19,6 +20,7 @@ use crate::event::{EventBus, Events};
 use crate::head::Head;
 use crate::ids::{ChannelId, ControllerId};
 use crate::mailbox::{ChannelShared, Command, Commands};
+use crate::memory::{self, MemoryPool};
 use crate::options::{ChannelOptions, ControllerOptions, HostOptions};
 use crate::pin::{PinGuard, PinHolder, PinLedger, PinReason, PinsClosed};
 use crate::window::DelayedRemoval;
@@ -38,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) controllers: Mutex<BTreeMap<ControllerId, Arc<ControllerStatus>>>,
     /// The windows of new heads.
     pub(crate) delayed_removal: Mutex<DelayedRemoval>,
+    memory: MemoryPool,
     /// Set when the control plane has ended.
     pub(crate) ended: AtomicBool,
     next_controller: AtomicU32,
@@ -128,6 +131,7 @@ impl Host {
             heads: Mutex::default(),
             controllers: Mutex::default(),
             delayed_removal: Mutex::new(options.delayed_removal),
+            memory: MemoryPool::default(),
             ended: AtomicBool::new(false),
             next_controller: AtomicU32::new(0),
             next_channel: AtomicU32::new(0),
@@ -229,6 +233,34 @@ impl Host {
         let channel = channel.map_err(system)?;
         self.shared.commands.send(Command::ChannelOpened(letters));
         Ok(channel)
+    }
+
+    /// Allocates `len` bytes, one at least, rounded up to 64, that the controllers of all transports
+    /// reach without a copy, those that are connected later as well. Made a request's buffer by
+    /// [`Buffer::from`](nvme_core::buffer::Buffer), and to be used again and again: it is taken out
+    /// of regions of 2 MiB or more, which are mapped for each device. What it holds is left from
+    /// earlier use. It may outlive the host.
+    ///
+    /// A controller that cannot reach such memory all the same (no huge pages where there is no
+    /// IOMMU) gets its data through copies, which its transport counts.
+    ///
+    /// # Errors
+    /// [`HostError::Memory`] if there is none, or a connected device could not be given it; where
+    /// `RLIMIT_MEMLOCK` is too small the text has the number that is needed.
+    pub fn dma_buf(&self, len: usize) -> Result<DmaBuf, HostError> {
+        let transports = &self.shared.options.transports;
+        self.shared.memory.take(len, transports).map_err(HostError::Memory)
+    }
+
+    /// Makes memory of the program reachable for the controllers of all transports, those that are
+    /// connected later as well, so that data in it is not copied. The registration ends when what is
+    /// returned, and every [`DmaBuf`] taken out of it, is dropped; commands that use the memory by
+    /// raw pointers must have ended then, or they fail.
+    ///
+    /// # Errors
+    /// As for [`Host::dma_buf`].
+    pub fn register_memory(&self, memory: Memory) -> Result<Arc<Arena>, HostError> {
+        memory::register(memory, &self.shared.options.transports).map_err(HostError::Memory)
     }
 
     /// Subscribes to events from now on. At most `capacity` wait unread; see [`Events`].

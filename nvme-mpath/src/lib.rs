@@ -27,6 +27,7 @@ mod host;
 mod ids;
 mod lifecycle;
 mod mailbox;
+mod memory;
 mod options;
 mod pin;
 mod sync;

@@ -7,8 +7,9 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 use std::sync::Arc;
+
+use nvme_core::memory::{Memory, MemoryKind};
 
 use crate::dma::{DmaMapping, DmaMemory};
 use crate::url::Location;
@@ -70,16 +71,14 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// [`BackendError`]; `LockedMemory` where a limit of the process is in the way.
     fn alloc_dma(&self, len: usize, align: usize) -> Result<DmaMemory, BackendError>;
 
-    /// Makes memory of the caller reachable for the function until the mapping is dropped.
-    ///
-    /// # Safety
-    /// `ptr` must be valid for reads and writes of `len` bytes until the mapping has been dropped.
+    /// Makes a region of memory reachable for the function until the mapping, which keeps the
+    /// region, is dropped.
     ///
     /// # Errors
-    /// `Unsupported` where only memory from [`Backend::alloc_dma`] can be reached; `Unusable` if
-    /// the region does not begin and end on a page of 4 KiB.
-    #[expect(unsafe_code, reason = "the memory is the caller's")]
-    unsafe fn map_dma(&self, ptr: NonNull<u8>, len: usize) -> Result<DmaMapping, BackendError>;
+    /// `Unsupported` if the function cannot reach memory of this kind; `Unusable` if the region does
+    /// not begin and end on a page of 4 KiB; `LockedMemory` where a limit of the process is in the
+    /// way.
+    fn map_dma(&self, memory: &Arc<Memory>) -> Result<DmaMapping, BackendError>;
 
     /// Makes interrupt `vector` usable: a descriptor that becomes readable each time the function
     /// raises it (an `eventfd`, say). `None` where there are no interrupts, or not that many.
@@ -135,6 +134,11 @@ pub trait Open: Send + Sync + fmt::Debug {
     /// # Errors
     /// The text says which part of the URL is wrong.
     fn check(&self, location: &Location) -> Result<String, String>;
+
+    /// What memory must be for functions opened so to reach it directly.
+    fn memory_kind(&self) -> MemoryKind {
+        MemoryKind::Pages
+    }
 
     /// Opens the function. It must be bound to the right driver already. Bounded in time (a few
     /// seconds), since other controllers wait meanwhile. `location` has passed [`Open::check`].

@@ -18,6 +18,9 @@ pub struct Counters {
     pub bounced: u64,
     /// Bytes of data so copied.
     pub bounced_bytes: u64,
+    /// Regions of registered memory that a device could not be given when it was connected, or for
+    /// what they are; data in them is copied for that device.
+    pub unreachable: u64,
     /// Commands whose data pointer was a scatter gather list.
     pub sgl: u64,
     /// Writes to submission queue doorbells.
@@ -84,6 +87,7 @@ impl QueueCounters {
             direct: get(&self.direct),
             bounced: get(&self.bounced),
             bounced_bytes: get(&self.bounced_bytes),
+            unreachable: 0,
             sgl: get(&self.sgl),
             sq_doorbells: get(&self.sq_doorbells),
             cq_doorbells: get(&self.cq_doorbells),
@@ -113,6 +117,11 @@ impl Ledger {
         counters
     }
 
+    /// A device could not be given a region.
+    pub fn unreachable(&self) {
+        self.state.lock().closed.unreachable += 1;
+    }
+
     /// The sum over all queues.
     pub fn read(&self) -> Counters {
         let mut books = self.state.lock();
@@ -135,6 +144,7 @@ fn sum(a: Counters, b: Counters) -> Counters {
         direct: a.direct + b.direct,
         bounced: a.bounced + b.bounced,
         bounced_bytes: a.bounced_bytes + b.bounced_bytes,
+        unreachable: a.unreachable + b.unreachable,
         sgl: a.sgl + b.sgl,
         sq_doorbells: a.sq_doorbells + b.sq_doorbells,
         cq_doorbells: a.cq_doorbells + b.cq_doorbells,

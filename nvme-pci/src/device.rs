@@ -398,6 +398,7 @@ impl Drop for Device {
             // The controller cannot be stopped. What it may write to must stay what it is.
             std::mem::forget(std::mem::take(&mut *self.yard.lock()));
             std::mem::forget(self.shadow.take());
+            std::mem::forget(std::mem::take(&mut *self.regions.lock()));
         }
     }
 }

@@ -8,7 +8,10 @@
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use nvme_core::memory::Memory;
 
 /// Bytes of a page, as this library sets it up with every controller (`CC.MPS` 0).
 pub const PAGE: usize = 4096;
@@ -145,25 +148,32 @@ impl fmt::Debug for DmaMemory {
     }
 }
 
-/// Memory of the caller that a device can reach until this is dropped.
+/// A region of memory that a device can reach until this is dropped.
 pub struct DmaMapping {
     pages: Box<[u64]>,
-    /// Unmaps when dropped.
+    /// Unmaps when dropped, before the memory.
     _owner: Box<dyn Any + Send + Sync>,
+    memory: Arc<Memory>,
 }
 
 impl DmaMapping {
-    /// A mapping whose pages of [`PAGE`] bytes are at these bus addresses; `owner` unmaps them when
-    /// dropped.
+    /// A mapping of `memory` whose pages of [`PAGE`] bytes are at these bus addresses; `owner` unmaps
+    /// them when dropped.
     #[must_use]
-    pub fn new(pages: Box<[u64]>, owner: Box<dyn Any + Send + Sync>) -> Self {
-        Self { pages, _owner: owner }
+    pub fn new(memory: &Arc<Memory>, pages: Box<[u64]>, owner: Box<dyn Any + Send + Sync>) -> Self {
+        Self { pages, _owner: owner, memory: Arc::clone(memory) }
     }
 
     /// Bus addresses of the pages, in order.
     #[must_use]
     pub const fn pages(&self) -> &[u64] {
         &self.pages
+    }
+
+    /// The region.
+    #[must_use]
+    pub const fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 }
 

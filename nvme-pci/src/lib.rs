@@ -41,7 +41,6 @@ pub use counters::Counters;
 pub use dma::{DmaMapping, DmaMemory, PAGE};
 pub use mmio::MappedBar;
 pub use options::{Notice, Options};
-pub use region::Registration;
 pub use transport::PciTransport;
 pub use uio::Uio;
 pub use url::Location;

@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
+use nvme_core::memory::Memory;
 use nvme_target::{HostMemory, Interrupts, PciDevice};
 use parking_lot::{Mutex, RwLock};
 use rustix::event::{EventfdFlags, eventfd};
@@ -166,14 +167,15 @@ impl Backend for MemBackend {
         Ok(heap::memory(pages, &bus, extents))
     }
 
-    unsafe fn map_dma(&self, ptr: NonNull<u8>, len: usize) -> Result<DmaMapping, BackendError> {
-        if !(ptr.as_ptr() as usize).is_multiple_of(PAGE) || !len.is_multiple_of(PAGE) {
+    fn map_dma(&self, memory: &Arc<Memory>) -> Result<DmaMapping, BackendError> {
+        let (ptr, len) = (memory.as_ptr(), memory.len());
+        if len == 0 || !(ptr.as_ptr() as usize).is_multiple_of(PAGE) || !len.is_multiple_of(PAGE) {
             let address = self.address.clone();
             let reason = format!("{len} bytes at {ptr:p} are not whole pages of {PAGE} bytes");
             return Err(BackendError::Unusable { address, reason });
         }
         let (bus, extents) = self.table.map(ptr, len);
-        Ok(DmaMapping::new(bus, Box::new(extents)))
+        Ok(DmaMapping::new(memory, bus, Box::new(extents)))
     }
 
     fn interrupt(&self, vector: u16) -> Result<Option<OwnedFd>, BackendError> {

@@ -1,62 +1,31 @@
-//! Memory of the caller that devices reach directly.
-#![expect(unsafe_code, reason = "memory is handed to devices by contract")]
+//! Regions of memory that devices reach directly.
 
-use std::any::Any;
-use std::fmt;
-use std::ptr::NonNull;
 use std::sync::{Arc, Weak};
 
+use nvme_core::memory::Memory;
+use nvme_core::transport::TransportError;
 use parking_lot::Mutex;
 
+use crate::backend::BackendError;
 use crate::device::Device;
 use crate::dma::{DmaMapping, PAGE};
 
-/// Memory that was registered.
-pub(crate) struct Region {
-    id: u64,
-    ptr: NonNull<u8>,
-    len: usize,
-    /// What the memory belongs to; dropped when no device has it mapped any more.
-    _owner: Box<dyn Any + Send + Sync>,
+fn start(mapping: &DmaMapping) -> usize {
+    mapping.memory().as_ptr().addr().get()
 }
 
-// SAFETY: the pointer is only passed on to backends, and compared.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
-
-impl fmt::Debug for Region {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Region({} bytes at {:p})", self.len, self.ptr)
-    }
-}
-
-/// A region as one device reaches it.
-#[derive(Debug)]
-pub(crate) struct Mapped {
-    // Declared, and so dropped, before the region.
-    mapping: DmaMapping,
-    region: Arc<Region>,
-}
-
-impl Mapped {
-    fn start(&self) -> usize {
-        self.region.ptr.as_ptr() as usize
-    }
-
-    /// Bus addresses of the pages from the one that has byte `at` on, if `len` bytes from there on
-    /// are inside.
-    fn pages(&self, at: usize, len: usize) -> Option<&[u64]> {
-        let from = at.checked_sub(self.start())?;
-        let to = from.checked_add(len)?;
-        self.mapping.pages().get(from / PAGE..to.div_ceil(PAGE))
-    }
+/// Bus addresses of the pages from the one that has byte `at` on, if `len` bytes from there on are
+/// inside.
+fn pages(mapping: &DmaMapping, at: usize, len: usize) -> Option<&[u64]> {
+    let from = at.checked_sub(start(mapping))?;
+    let to = from.checked_add(len)?;
+    mapping.pages().get(from / PAGE..to.div_ceil(PAGE))
 }
 
 /// The regions that one device has mapped, by address.
 #[derive(Debug, Default)]
 pub(crate) struct RegionMap {
-    mapped: Vec<Arc<Mapped>>,
+    mapped: Vec<Arc<DmaMapping>>,
 }
 
 impl RegionMap {
@@ -67,19 +36,26 @@ impl RegionMap {
             return None;
         }
         let at = bytes.as_ptr() as usize;
-        let after = self.mapped.partition_point(|m| m.start() <= at);
-        self.mapped.get(after.checked_sub(1)?)?.pages(at, bytes.len())
+        let after = self.mapped.partition_point(|m| start(m) <= at);
+        pages(self.mapped.get(after.checked_sub(1)?)?, at, bytes.len())
     }
 
-    fn with(&self, mapped: Arc<Mapped>) -> Self {
+    fn with(&self, mapped: Arc<DmaMapping>) -> Self {
         let mut all = self.mapped.clone();
-        let at = all.partition_point(|m| m.start() < mapped.start());
+        let at = all.partition_point(|m| start(m) < start(&mapped));
         all.insert(at, mapped);
         Self { mapped: all }
     }
 
-    fn without(&self, id: u64) -> Self {
-        Self { mapped: self.mapped.iter().filter(|m| m.region.id != id).cloned().collect() }
+    fn without(&self, memory: &Arc<Memory>) -> Self {
+        Self {
+            mapped: self
+                .mapped
+                .iter()
+                .filter(|m| !Arc::ptr_eq(m.memory(), memory))
+                .cloned()
+                .collect(),
+        }
     }
 }
 
@@ -91,72 +67,86 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct State {
-    next_id: u64,
-    regions: Vec<Arc<Region>>,
+    regions: Vec<Arc<Memory>>,
     devices: Vec<Weak<Device>>,
 }
 
 impl Registry {
-    /// Maps everything for a new device, and what comes later.
+    /// Maps everything for a new device, and what comes later. What cannot be mapped is left out: its
+    /// data is copied, which the counters show.
     pub fn add_device(&self, device: &Arc<Device>) {
         let mut state = self.state.lock();
         state.devices.retain(|d| d.strong_count() > 0);
         state.devices.push(Arc::downgrade(device));
-        for region in &state.regions {
-            map(device, region);
+        for memory in &state.regions {
+            if map(device, memory).is_err() {
+                device.ledger().unreachable();
+            }
         }
     }
 
-    /// Registers memory.
+    /// Registers memory for all devices. One that cannot reach it for what the memory is gets copies.
     ///
-    /// # Safety
-    /// See [`PciTransport::register_memory`](crate::PciTransport::register_memory).
-    pub unsafe fn add(
-        self: &Arc<Self>,
-        ptr: NonNull<u8>,
-        len: usize,
-        owner: Box<dyn Any + Send + Sync>,
-    ) -> Registration {
+    /// # Errors
+    /// `Memory`, and nothing is registered, if something else is in the way.
+    pub fn add(self: &Arc<Self>, memory: &Arc<Memory>) -> Result<Registration, TransportError> {
         let mut state = self.state.lock();
-        let id = state.next_id;
-        state.next_id += 1;
-        let region = Arc::new(Region { id, ptr, len, _owner: owner });
-        for device in state.devices.iter().filter_map(Weak::upgrade) {
-            map(&device, &region);
+        state.regions.push(Arc::clone(memory));
+        // Ends what was done, if it goes wrong; dropped when the lock is free.
+        let registration = Registration { registry: Arc::clone(self), memory: Arc::clone(memory) };
+        let devices: Vec<Arc<Device>> = state.devices.iter().filter_map(Weak::upgrade).collect();
+        drop(state);
+        for device in devices {
+            match map(&device, memory) {
+                Ok(()) | Err(BackendError::Gone { .. }) => {}
+                Err(BackendError::Unsupported { .. } | BackendError::Unusable { .. }) => {
+                    device.ledger().unreachable();
+                }
+                Err(error) => {
+                    let address = device.address();
+                    return Err(TransportError::Memory { address, reason: error.to_string() });
+                }
+            }
         }
-        state.regions.push(region);
-        Registration { registry: Arc::clone(self), id }
+        Ok(registration)
     }
 
-    fn remove(&self, id: u64) {
+    fn remove(&self, memory: &Arc<Memory>) {
         let mut state = self.state.lock();
-        state.regions.retain(|r| r.id != id);
+        state.regions.retain(|m| !Arc::ptr_eq(m, memory));
         for device in state.devices.iter().filter_map(Weak::upgrade) {
-            device.change_regions(|map| Some(map.without(id)));
+            device.change_regions(|map| Some(map.without(memory)));
         }
     }
 }
 
-/// Maps a region for a device. One that cannot be mapped is left out: its data is copied, which the
-/// counters show.
-fn map(device: &Device, region: &Arc<Region>) {
+/// Maps a region for a device, unless it has it already.
+fn map(device: &Device, memory: &Arc<Memory>) -> Result<(), BackendError> {
+    let mut result = Ok(());
     device.change_regions(|map| {
-        // SAFETY: the memory is valid while the region lives, which the mapping's holder keeps.
-        let mapping = unsafe { device.backend().map_dma(region.ptr, region.len) }.ok()?;
-        Some(map.with(Arc::new(Mapped { mapping, region: Arc::clone(region) })))
+        if map.mapped.iter().any(|m| Arc::ptr_eq(m.memory(), memory)) {
+            return None;
+        }
+        match device.backend().map_dma(memory) {
+            Ok(mapping) => Some(map.with(Arc::new(mapping))),
+            Err(error) => {
+                result = Err(error);
+                None
+            }
+        }
     });
+    result
 }
 
 /// Memory that is registered until this is dropped.
 #[derive(Debug)]
-#[must_use = "dropping it ends the registration"]
-pub struct Registration {
+pub(crate) struct Registration {
     registry: Arc<Registry>,
-    id: u64,
+    memory: Arc<Memory>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.remove(self.id);
+        self.registry.remove(&self.memory);
     }
 }

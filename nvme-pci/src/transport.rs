@@ -1,9 +1,9 @@
 //! The transport, its endpoints and associations.
 
 use std::any::Any;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
+use nvme_core::memory::{Memory, MemoryKind};
 use nvme_core::spec::registers::offset;
 use nvme_core::time::Instant;
 use nvme_core::transport::{
@@ -16,7 +16,8 @@ use crate::counters::{Counters, Ledger};
 use crate::device::{Device, is_absent};
 use crate::options::Options;
 use crate::queue::{POLL_STOPPING, PciQueue, announce_admin_queue};
-use crate::region::{Registration, Registry};
+use crate::region::Registry;
+use crate::system::shared;
 use crate::url::Location;
 
 /// Entries of an admin queue at most (AQA, NVMe 2.1 §3.1.4.8).
@@ -64,27 +65,6 @@ impl PciTransport {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Makes memory reachable for all controllers of this transport, present and future, so that
-    /// data in it is not copied. It must begin and end on a page of 4 KiB. Where a device cannot
-    /// reach it, its data is copied all the same ([`Counters::bounced`]).
-    ///
-    /// `owner` is dropped when the registration has been dropped and no device reaches the memory
-    /// any more, which may be later.
-    ///
-    /// # Safety
-    /// `ptr` must be valid for reads and writes of `len` bytes until `owner` is dropped, and no
-    /// buffer in it may be in a queue when the [`Registration`] is dropped.
-    #[expect(unsafe_code, reason = "the memory is the caller's")]
-    pub unsafe fn register_memory(
-        &self,
-        ptr: NonNull<u8>,
-        len: usize,
-        owner: Box<dyn Any + Send + Sync>,
-    ) -> Registration {
-        // SAFETY: passed on.
-        unsafe { self.shared.registry.add(ptr, len, owner) }
-    }
-
     /// What all queues did since the transport was made.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -110,6 +90,29 @@ impl Transport for PciTransport {
         let address = format!("{scheme}://{}", location.device);
         let shared = Arc::clone(&self.shared);
         Ok(Arc::new(PciEndpoint { shared, location, options, address }))
+    }
+
+    fn memory_kind(&self) -> MemoryKind {
+        self.shared.open.memory_kind()
+    }
+
+    fn allocate_memory(
+        &self,
+        len: usize,
+        kind: MemoryKind,
+    ) -> Option<Result<Memory, TransportError>> {
+        let failed = |e: std::io::Error| TransportError::Memory {
+            address: format!("{}://", self.scheme()),
+            reason: format!("allocating {len} bytes: {e}"),
+        };
+        Some(shared::allocate(len, kind).map_err(failed))
+    }
+
+    fn register_memory(
+        &self,
+        memory: &Arc<Memory>,
+    ) -> Result<Option<Box<dyn Any + Send + Sync>>, TransportError> {
+        Ok(Some(Box::new(self.shared.registry.add(memory)?)))
     }
 }
 

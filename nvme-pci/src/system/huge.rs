@@ -7,15 +7,44 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use nvme_core::memory::Memory;
 
 use crate::backend::BackendError;
+use crate::dma::{DmaMapping, PAGE};
 use crate::system::io_error;
 use crate::system::mapping::Mapping;
 use crate::system::pool::{Chunk, GRAIN};
 
 /// Bytes in a huge page.
-const HUGE: usize = 2 << 20;
+pub(crate) const HUGE: usize = 2 << 20;
 const _: () = assert!(HUGE == GRAIN);
+
+/// The physical addresses of a region that consists of huge pages.
+pub(crate) fn map_region(address: &str, memory: &Arc<Memory>) -> Result<DmaMapping, BackendError> {
+    let start = memory.as_ptr().addr().get();
+    let whole = start.is_multiple_of(HUGE) && memory.len().is_multiple_of(HUGE);
+    if memory.page() < HUGE || !whole || memory.is_empty() {
+        return Err(BackendError::Unsupported {
+            address: address.into(),
+            what: "reaching memory other than huge pages of 2 MiB, without an IOMMU,",
+        });
+    }
+    let huge = addresses(address, start, memory.len() / HUGE)?;
+    let pages = huge.iter().flat_map(|at| (0..HUGE / PAGE).map(move |n| at + (n * PAGE) as u64));
+    Ok(DmaMapping::new(memory, pages.collect(), Box::new(())))
+}
+
+/// The physical addresses of `count` huge pages that are there, from `start` on.
+fn addresses(address: &str, start: usize, count: usize) -> Result<Box<[u64]>, BackendError> {
+    let pagemap = File::open("/proc/self/pagemap")
+        .map_err(io_error::<io::Error>(address, "opening /proc/self/pagemap"))?;
+    (0..count)
+        .map(|n| physical(&pagemap, start + n * HUGE))
+        .collect::<io::Result<Box<[u64]>>>()
+        .map_err(io_error::<io::Error>(address, "asking for physical addresses"))
+}
 
 /// Huge pages of `size` bytes, a multiple of 2 MiB.
 pub(crate) fn chunk(address: &str, size: usize) -> Result<Chunk, BackendError> {
@@ -24,12 +53,7 @@ pub(crate) fn chunk(address: &str, size: usize) -> Result<Chunk, BackendError> {
         address,
         format!("mapping {count} huge pages of 2 MiB (see /proc/sys/vm/nr_hugepages)"),
     ))?;
-    let pagemap = File::open("/proc/self/pagemap")
-        .map_err(io_error::<io::Error>(address, "opening /proc/self/pagemap"))?;
-    let physical = (0..count)
-        .map(|n| physical(&pagemap, memory.as_ptr().addr().get() + n * HUGE))
-        .collect::<io::Result<Box<[u64]>>>()
-        .map_err(io_error::<io::Error>(address, "asking for physical addresses"))?;
+    let physical = addresses(address, memory.as_ptr().addr().get(), count)?;
     Ok(Chunk::new(memory, physical, Box::new(())))
 }
 

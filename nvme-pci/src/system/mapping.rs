@@ -39,18 +39,30 @@ impl Mapping {
 
     /// `len` bytes of a file or device from `offset`, shared.
     pub(crate) fn file(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        Self::shared(fd, offset, len, MapFlags::SHARED)
+    }
+
+    fn shared(fd: BorrowedFd<'_>, offset: u64, len: usize, flags: MapFlags) -> io::Result<Self> {
         // SAFETY: the system chooses where; nothing is there yet.
         let base = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
                 len,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
+                flags,
                 fd,
                 offset,
             )?
         };
         Self::at(base, len)
+    }
+
+    /// `len` bytes of a file from its beginning, shared, all there already, and not given to
+    /// children.
+    pub(crate) fn populated_file(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        let mapping = Self::shared(fd, 0, len, MapFlags::SHARED | MapFlags::POPULATE)?;
+        mapping.keep_from_children()?;
+        Ok(mapping)
     }
 
     fn unnamed(len: usize, flags: MapFlags) -> io::Result<Self> {

@@ -6,7 +6,7 @@ pub(crate) mod huge;
 pub(crate) mod limits;
 pub(crate) mod mapping;
 pub(crate) mod pool;
-pub(crate) mod ranges;
+pub(crate) mod shared;
 
 use std::io;
 

@@ -5,10 +5,11 @@ use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nvme_core::memory::Ranges;
+
 use crate::backend::BackendError;
 use crate::dma::{DmaMemory, PAGE};
 use crate::system::mapping::Mapping;
-use crate::system::ranges::Ranges;
 use crate::system::unusable;
 
 /// Chunks are multiples of this many bytes, each of which is one piece on the bus.

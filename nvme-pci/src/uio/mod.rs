@@ -5,9 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nvme_core::memory::{Memory, MemoryKind};
 
 use crate::backend::{Backend, BackendError, Mmio, Open};
 use crate::dma::{DmaMapping, DmaMemory};
@@ -25,7 +26,8 @@ use crate::vfio::device::{check_bar, set_bus_master};
 /// The device of a URL is a PCI address, such as `0000:01:00.0`; there are no parameters. Root is
 /// needed: for the BAR, for physical addresses, and because the function reaches all memory.
 /// DMA memory comes from huge pages of 2 MiB, of which enough must be set aside
-/// (`/proc/sys/vm/nr_hugepages`); memory of the caller cannot be mapped. There are no interrupts:
+/// (`/proc/sys/vm/nr_hugepages`), and of the caller's memory only such pages are reached directly. There
+/// are no interrupts:
 /// what uio has for them does not go with message signalled interrupts. The kernel gives no warning
 /// before a function is removed; it is seen within the time between two looks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +56,10 @@ impl Open for Uio {
 
     fn check(&self, location: &Location) -> Result<String, String> {
         parse(location).map(|pci| pci.to_string())
+    }
+
+    fn memory_kind(&self) -> MemoryKind {
+        MemoryKind::Huge
     }
 
     fn open(&self, location: &Location) -> Result<Arc<dyn Backend>, BackendError> {
@@ -139,12 +145,9 @@ impl Backend for Device {
         self.pool.allocate(&self.address, len, |size| huge::chunk(&self.address, size))
     }
 
-    #[expect(unsafe_code, reason = "the memory is the caller's")]
-    unsafe fn map_dma(&self, _: NonNull<u8>, _: usize) -> Result<DmaMapping, BackendError> {
-        Err(BackendError::Unsupported {
-            address: self.address.clone(),
-            what: "mapping memory of the caller, without an IOMMU,",
-        })
+    fn map_dma(&self, memory: &Arc<Memory>) -> Result<DmaMapping, BackendError> {
+        self.check_present()?;
+        huge::map_region(&self.address, memory)
     }
 
     fn interrupt(&self, _: u16) -> Result<Option<OwnedFd>, BackendError> {

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use nvme_core::memory::Memory as Region;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use zerocopy::{FromZeros, IntoBytes};
@@ -51,12 +51,12 @@ impl Handle {
 
 /// A region of the function, by reading and writing its descriptor.
 #[derive(Clone, Debug)]
-struct Region {
+struct Window {
     handle: Arc<Handle>,
     offset: u64,
 }
 
-impl Calls for Region {
+impl Calls for Window {
     fn read(&self, offset: u64, to: &mut [u8]) -> io::Result<()> {
         let len = to.len();
         let read = self.handle.with(|fd| rustix::io::pread(fd, to, self.offset + offset));
@@ -98,7 +98,7 @@ pub(super) struct Device {
     address: String,
     bar: Bar,
     handle: Arc<Handle>,
-    config: Region,
+    config: Window,
     can_reset: bool,
     /// Which interrupts, and how many of them, have been set up.
     interrupts: Mutex<Option<(u32, u32)>>,
@@ -124,7 +124,7 @@ impl Device {
 
         let request = watch_requests(&fd, info.num_irqs);
         let handle = Arc::new(Handle(RwLock::new(Some(fd))));
-        let region = |offset| Region { handle: Arc::clone(&handle), offset };
+        let region = |offset| Window { handle: Arc::clone(&handle), offset };
         let mut bar = Bar::new(bar_info.size as usize, Some(Box::new(region(bar_info.offset))));
         for area in windows {
             let range = area.offset as usize..(area.offset + area.size) as usize;
@@ -305,16 +305,11 @@ impl Backend for Device {
         }
     }
 
-    #[expect(unsafe_code, reason = "the memory is the caller's")]
-    unsafe fn map_dma(&self, ptr: NonNull<u8>, len: usize) -> Result<DmaMapping, BackendError> {
+    fn map_dma(&self, memory: &Arc<Region>) -> Result<DmaMapping, BackendError> {
         self.handle.with(|_| ()).ok_or_else(|| self.gone())?;
         match &self.memory {
-            // SAFETY: the caller's promise is the same.
-            Memory::Space(space) => unsafe { space::map_caller(space, &self.address, ptr, len) },
-            Memory::Physical { .. } => Err(BackendError::Unsupported {
-                address: self.address.clone(),
-                what: "mapping memory of the caller, without an IOMMU,",
-            }),
+            Memory::Space(space) => space::map_region(space, &self.address, memory),
+            Memory::Physical { .. } => huge::map_region(&self.address, memory),
         }
     }
 

@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::io::Errno;
 use zerocopy::{FromZeros, IntoBytes};
 
+use nvme_core::memory::Ranges;
+
 use crate::backend::BackendError;
 use crate::system::address::{PciAddress, driver};
-use crate::system::ranges::Ranges;
 use crate::system::{io_error, limits, unusable};
 use crate::vfio::abi;
 use crate::vfio::space::Space;

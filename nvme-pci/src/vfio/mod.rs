@@ -11,6 +11,8 @@ pub(crate) mod space;
 
 use std::sync::Arc;
 
+use nvme_core::memory::MemoryKind;
+
 use crate::backend::{Backend, BackendError, Open};
 use crate::system::address::PciAddress;
 use crate::system::pool::Pool;
@@ -27,8 +29,8 @@ use group::Group;
 /// else `type1`.
 ///
 /// Where the kernel has VFIO's no-IOMMU mode on and the function is in such a group, the function
-/// reaches physical memory: DMA memory then comes from huge pages, memory of the caller cannot be
-/// mapped, and nothing but the function's good behaviour protects the machine.
+/// reaches physical memory: DMA memory then comes from huge pages, of the caller's memory only such
+/// pages are reached directly, and nothing but the function's good behaviour protects the machine.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Vfio;
@@ -66,6 +68,9 @@ fn parse(location: &Location) -> Result<(PciAddress, Iommu), String> {
     Ok((pci, iommu))
 }
 
+/// Says `Y` where functions without an IOMMU may be opened.
+const NO_IOMMU_MODE: &str = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+
 impl Open for Vfio {
     fn scheme(&self) -> &'static str {
         "vfio"
@@ -73,6 +78,11 @@ impl Open for Vfio {
 
     fn check(&self, location: &Location) -> Result<String, String> {
         parse(location).map(|(pci, _)| pci.to_string())
+    }
+
+    fn memory_kind(&self) -> MemoryKind {
+        let mode = std::fs::read(NO_IOMMU_MODE).unwrap_or_default();
+        if mode.starts_with(b"Y") { MemoryKind::Huge } else { MemoryKind::Pages }
     }
 
     fn open(&self, location: &Location) -> Result<Arc<dyn Backend>, BackendError> {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use nvme_core::memory::Memory;
+
 use crate::backend::BackendError;
 use crate::dma::{DmaMapping, DmaMemory, PAGE};
 use crate::system::mapping::Mapping;
@@ -68,23 +70,20 @@ pub(crate) fn allocate(
     Ok(unsafe { DmaMemory::new(base, pages, Box::new(owner)) })
 }
 
-/// Maps memory of the caller.
-///
-/// # Safety
-/// As `Backend::map_dma`.
-pub(crate) unsafe fn map_caller(
+/// Maps a region.
+pub(crate) fn map_region(
     space: &Arc<dyn Space>,
     address: &str,
-    ptr: NonNull<u8>,
-    len: usize,
+    memory: &Arc<Memory>,
 ) -> Result<DmaMapping, BackendError> {
-    check_pages(address, ptr, len)?;
-    let (pages, mapped) = map(space, address, ptr, len)?;
-    Ok(DmaMapping::new(pages, Box::new(mapped)))
+    check_pages(address, memory)?;
+    let (pages, mapped) = map(space, address, memory.as_ptr(), memory.len())?;
+    Ok(DmaMapping::new(memory, pages, Box::new(mapped)))
 }
 
 /// Checks that a region consists of whole pages.
-pub(crate) fn check_pages(address: &str, ptr: NonNull<u8>, len: usize) -> Result<(), BackendError> {
+pub(crate) fn check_pages(address: &str, memory: &Memory) -> Result<(), BackendError> {
+    let (ptr, len) = (memory.as_ptr(), memory.len());
     let page = rustix::param::page_size().max(PAGE);
     if len == 0 || !len.is_multiple_of(page) || !ptr.addr().get().is_multiple_of(page) {
         let reason = format!(

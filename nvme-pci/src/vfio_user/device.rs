@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nvme_core::memory::Memory;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
@@ -20,13 +20,14 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use super::connection::{Connection, Failure, Reply};
 use super::wire::{self, Access, Command, DeviceInfo, DmaMap, DmaUnmap, SetIrqs};
 use crate::backend::{Backend, BackendError, Mmio};
-use crate::dma::{DmaMapping, DmaMemory};
+use crate::dma::{DmaMapping, DmaMemory, PAGE};
 use crate::system::bar::{Bar, Calls};
 use crate::system::mapping::Mapping;
 use crate::system::pool::{Chunk, GRAIN, Pool};
 use crate::system::{io_error, unusable};
 use crate::vfio::abi::{self, IrqInfo, RegionInfo};
 use crate::vfio::device::{COMMAND, VECTORS_MAX, check_bar, set_bus_master, windows};
+use crate::vfio::space::check_pages;
 
 /// Where the class code is in configuration space (PCI Local Bus 3.0 §6.2.1), and that of an NVMe
 /// I/O controller.
@@ -34,6 +35,8 @@ const CLASS: u64 = 9;
 const CLASS_NVME: [u8; 3] = [0x02, 0x08, 0x01];
 /// The first bus address that is given out.
 const FIRST_BUS: u64 = 1 << 32;
+/// And the end of them.
+const LAST_BUS: u64 = 1 << 56;
 /// Bytes of `vfio_region_info` without capabilities.
 const REGION_INFO: usize = 32;
 
@@ -49,13 +52,13 @@ impl Link {
         &self,
         command: Command,
         payload: &[&[u8]],
-        fd: Option<&OwnedFd>,
+        fd: Option<BorrowedFd<'_>>,
     ) -> Result<Reply, Failure> {
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(connection) = slot.as_mut() else {
             return Err(Failure::Lost(Errno::NODEV.into()));
         };
-        let reply = connection.request(command, payload, fd.map(|fd| fd.as_fd()));
+        let reply = connection.request(command, payload, fd);
         if matches!(reply, Err(Failure::Lost(_))) {
             self.lost.store(true, Ordering::SeqCst);
             *slot = None;
@@ -187,17 +190,19 @@ impl Device {
         io_error(&self.address, what)(error)
     }
 
-    /// Memory in a file that the server maps, too.
-    fn chunk(&self, size: usize) -> Result<Chunk, BackendError> {
-        let failed = || io_error::<io::Error>(&self.address, format!("allocating {size} bytes"));
-        let file = rustix::fs::memfd_create("nvme-dma", MemfdFlags::CLOEXEC)
-            .and_then(|file| rustix::fs::ftruncate(&file, size as u64).map(|()| file))
-            .map_err(|errno| failed()(errno.into()))?;
-        let memory = Mapping::file(file.as_fd(), 0, size).map_err(failed())?;
+    /// Has the server map `size` bytes of a file.
+    fn map_file(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        size: usize,
+    ) -> Result<Mapped, BackendError> {
+        let taken = size.checked_next_multiple_of(GRAIN).map(|size| size as u64);
         let bus = {
             let mut next = self.next_bus.lock().unwrap_or_else(PoisonError::into_inner);
             let bus = *next;
-            *next = bus.checked_add(size as u64).ok_or_else(|| {
+            let after = taken.and_then(|taken| bus.checked_add(taken));
+            *next = after.filter(|&after| after <= LAST_BUS).ok_or_else(|| {
                 unusable(&self.address, format!("no {size} bytes of bus addresses are left"))
             })?;
             bus
@@ -205,14 +210,25 @@ impl Device {
         let map = DmaMap {
             argsz: wire_size::<DmaMap>(),
             flags: wire::DMA_READ_WRITE,
-            offset: 0,
+            offset,
             address: bus,
             size: size as u64,
         };
         self.link
-            .request(Command::DmaMap, &[map.as_bytes()], Some(&file))
+            .request(Command::DmaMap, &[map.as_bytes()], Some(file))
             .map_err(|f| self.error("mapping memory for the device", f))?;
-        let mapped = Mapped { link: Arc::clone(&self.link), bus, size: size as u64 };
+        Ok(Mapped { link: Arc::clone(&self.link), bus, size: size as u64 })
+    }
+
+    /// Memory in a file that the server maps, too.
+    fn chunk(&self, size: usize) -> Result<Chunk, BackendError> {
+        let failed = || io_error::<io::Error>(&self.address, format!("allocating {size} bytes"));
+        let file = rustix::fs::memfd_create("nvme-dma", MemfdFlags::CLOEXEC)
+            .and_then(|file| rustix::fs::ftruncate(&file, size as u64).map(|()| file))
+            .map_err(|errno| failed()(errno.into()))?;
+        let memory = Mapping::file(file.as_fd(), 0, size).map_err(failed())?;
+        let mapped = self.map_file(file.as_fd(), 0, size)?;
+        let bus = mapped.bus;
         let grains = (0..size / GRAIN).map(|n| bus + (n * GRAIN) as u64).collect();
         Ok(Chunk::new(memory, grains, Box::new(mapped)))
     }
@@ -324,12 +340,18 @@ impl Backend for Device {
         self.pool.allocate(&self.address, len, |size| self.chunk(size))
     }
 
-    #[expect(unsafe_code, reason = "the memory is the caller's")]
-    unsafe fn map_dma(&self, _: NonNull<u8>, _: usize) -> Result<DmaMapping, BackendError> {
-        Err(BackendError::Unsupported {
+    fn map_dma(&self, memory: &Arc<Memory>) -> Result<DmaMapping, BackendError> {
+        if self.link.lost.load(Ordering::SeqCst) {
+            return Err(BackendError::Gone { address: self.address.clone() });
+        }
+        let (file, offset) = memory.file().ok_or_else(|| BackendError::Unsupported {
             address: self.address.clone(),
-            what: "mapping memory of the caller, which has no file to be shared by,",
-        })
+            what: "reaching memory that has no file to be shared by",
+        })?;
+        check_pages(&self.address, memory)?;
+        let mapped = self.map_file(file, offset, memory.len())?;
+        let pages = (0..memory.len() / PAGE).map(|n| mapped.bus + (n * PAGE) as u64).collect();
+        Ok(DmaMapping::new(memory, pages, Box::new(mapped)))
     }
 
     fn interrupt(&self, vector: u16) -> Result<Option<OwnedFd>, BackendError> {
@@ -346,7 +368,7 @@ impl Backend for Device {
             count: 1,
         };
         self.link
-            .request(Command::SetIrqs, &[set.as_bytes()], Some(&event))
+            .request(Command::SetIrqs, &[set.as_bytes()], Some(event.as_fd()))
             .map_err(|f| self.error(format!("setting up interrupt {vector}"), f))?;
         Ok(Some(event))
     }

@@ -10,6 +10,8 @@ mod wire;
 use std::path::Path;
 use std::sync::Arc;
 
+use nvme_core::memory::MemoryKind;
+
 use crate::backend::{Backend, BackendError, Open};
 use crate::system::unusable;
 use crate::url::Location;
@@ -17,9 +19,9 @@ use device::Device;
 
 /// Opens functions of vfio-user servers.
 ///
-/// The device of a URL is the absolute path of the server's socket; there are no parameters. Memory
-/// of the caller cannot be mapped: only memory that this library allocates is in a file that can be
-/// shared. The server is trusted to leave the files that it shares as long as they are.
+/// The device of a URL is the absolute path of the server's socket; there are no parameters. Of the
+/// caller's memory the server reaches what is in a file that can be shared, which what the library
+/// allocates is. The server is trusted to leave the files that it shares as long as they are.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct VfioUser;
@@ -45,6 +47,10 @@ impl Open for VfioUser {
             return Err(format!("{:?} is not the absolute path of a socket", location.device));
         }
         Ok(location.device.clone())
+    }
+
+    fn memory_kind(&self) -> MemoryKind {
+        MemoryKind::Shared
     }
 
     fn open(&self, location: &Location) -> Result<Arc<dyn Backend>, BackendError> {

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
 use std::alloc::Layout;
+use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use nvme_core::buffer::Buffer;
 use nvme_core::nqn::{Nqn, Uuid};
+use nvme_core::transport::Transport;
 use nvme_mpath::{
     Channel, ChannelOptions, Controller, ControllerOptions, Head, Host, HostOptions, IoCompletion,
     IoOp, IoRequest,
 };
+use nvme_pci::PciTransport;
 use nvme_pci::mem::MemSlots;
-use nvme_pci::{PciTransport, Registration};
 use nvme_target::{NamespaceConfig, PciConfig, PciDevice, PciWorker, SubsystemConfig, Target};
 
 pub const NQN: &str = "nqn.2026-01.org.example:pci";
@@ -291,10 +293,18 @@ impl Memory {
         self.pages.layout.size()
     }
 
-    pub fn register(&self, transport: &PciTransport) -> Registration {
+    /// `len` bytes from `at` on as a region.
+    pub fn region(&self, at: usize, len: usize) -> nvme_core::memory::Memory {
+        assert!(at + len <= self.len());
         let owner = Box::new(self.clone());
-        // SAFETY: the memory lives as long as the owner.
-        unsafe { transport.register_memory(self.pages.base, self.pages.layout.size(), owner) }
+        // SAFETY: inside of the memory, which lives as long as the owner.
+        unsafe { nvme_core::memory::Memory::from_raw_parts(self.pages.base.add(at), len, owner) }
+    }
+
+    /// Registers the memory until what is returned is dropped.
+    pub fn register(&self, transport: &PciTransport) -> Box<dyn Any + Send + Sync> {
+        let region = self.region(0, self.len());
+        transport.register_memory(&Arc::new(region)).unwrap().unwrap()
     }
 
     /// A part of the memory; the tests use no part twice at once.

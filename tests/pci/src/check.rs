@@ -2,12 +2,13 @@
 #![expect(unsafe_code, reason = "memory of the test's is handed to a device")]
 
 use std::fmt;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
+use nvme_core::memory::{Memory, MemoryKind};
 use nvme_core::spec::Sqe;
 use nvme_core::spec::registers::{Cap, Version, offset};
-use nvme_pci::{Backend, DmaMemory};
+use nvme_core::transport::Transport;
+use nvme_pci::{Backend, DmaMemory, PciTransport, VfioUser};
 
 use crate::admin::Admin;
 
@@ -44,7 +45,7 @@ const POISON: u8 = 0xa5;
 pub struct Abilities {
     /// Has interrupts.
     pub interrupts: bool,
-    /// Maps memory of the caller.
+    /// Maps memory that was allocated for all backends.
     pub maps_memory: bool,
     /// Resets the function.
     pub resets: bool,
@@ -146,20 +147,21 @@ fn check_interrupt(backend: &Arc<dyn Backend>, memory: &DmaMemory, serial: &str)
     Ok(true)
 }
 
-/// A page that is aligned like one.
-#[repr(C, align(4096))]
-struct Page([u8; IDENTIFY]);
-
+/// Memory of the kind that every backend reaches, where the machine has it.
 fn check_mapping(backend: &Arc<dyn Backend>, serial: &str) -> Result<bool> {
-    let page = Box::into_raw(Box::new([const { Page([POISON; IDENTIFY]) }; 2]));
-    let Some(ptr) = NonNull::new(page.cast::<u8>()) else { return fail("no memory") };
-    // SAFETY: the memory is freed below, after the mapping has been dropped.
-    let mapped = unsafe { backend.map_dma(ptr, IDENTIFY) };
-    // SAFETY: as above.
-    let odd = unsafe { backend.map_dma(ptr, IDENTIFY - 1) };
-    let done = match (mapped, odd) {
+    let transport = PciTransport::new(VfioUser::new());
+    let Some(memory) = transport.allocate_memory(2 * IDENTIFY, MemoryKind::Huge) else {
+        return fail("no memory");
+    };
+    let memory = Arc::new(memory?);
+    let ptr = memory.as_ptr();
+    // SAFETY: inside of the region, which is nobody else's.
+    unsafe { ptr.write_bytes(POISON, 2 * IDENTIFY) };
+    // SAFETY: the same memory, kept by the owner; only looked at by the backend.
+    let odd = unsafe { Memory::from_raw_parts(ptr, IDENTIFY - 1, Box::new(Arc::clone(&memory))) };
+    match (backend.map_dma(&memory), backend.map_dma(&Arc::new(odd))) {
         (Err(_), Err(_)) => Ok(false),
-        (Ok(mapping), Err(_)) => (|| {
+        (Ok(mapping), Err(_)) => {
             let mut admin = Admin::new(backend, None)?;
             let mut sqe = Sqe::identify(1, 0);
             sqe.set_prp(mapping.pages()[0], 0);
@@ -169,12 +171,9 @@ fn check_mapping(backend: &Arc<dyn Backend>, serial: &str) -> Result<bool> {
             let bytes = unsafe { std::slice::from_raw_parts(ptr.as_ptr(), 2 * IDENTIFY) };
             check_data(bytes, 0, serial)?;
             Ok(true)
-        })(),
+        }
         (_, Ok(_)) => fail("a region that is no whole page was mapped"),
-    };
-    // SAFETY: made by `Box::into_raw` above; the mapping has been dropped by the match.
-    drop(unsafe { Box::from_raw(page) });
-    done
+    }
 }
 
 fn check_reset(backend: &Arc<dyn Backend>, memory: &DmaMemory, serial: &str) -> Result<bool> {

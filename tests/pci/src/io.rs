@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use nvme_core::buffer::Buffer;
+use nvme_core::memory::DmaBuf;
 use nvme_core::nqn::{Nqn, Uuid};
 use nvme_e2e::{ChannelExt, LIMIT, Load, Pattern, persistent, wait_until};
 use nvme_mpath::{ChannelOptions, ControllerOptions, Head, Host, HostOptions};
@@ -16,11 +18,46 @@ const SPACE: u64 = 48 << 20;
 /// If there is no host to be had.
 #[must_use]
 pub fn host() -> Host {
-    let options = HostOptions::new(Uuid(*b"nvme-host-tests!"))
-        .transport(PciTransport::new(Vfio::new()))
-        .transport(PciTransport::new(Uio::new()))
-        .transport(PciTransport::new(VfioUser::new()));
+    host_of(&ways())
+}
+
+fn ways() -> [PciTransport; 3] {
+    [
+        PciTransport::new(Vfio::new()),
+        PciTransport::new(Uio::new()),
+        PciTransport::new(VfioUser::new()),
+    ]
+}
+
+fn host_of(ways: &[PciTransport]) -> Host {
+    let options = HostOptions::new(Uuid(*b"nvme-host-tests!"));
+    let options = ways.iter().cloned().fold(options, HostOptions::transport);
     Host::new(options).expect("a host")
+}
+
+/// Writes and reads in memory of the host's, which no backend may copy: from before the controller
+/// was connected (`early`), and allocated now.
+fn in_place(host: &Host, ways: &[PciTransport], head: &Arc<Head>, early: DmaBuf) {
+    let counted = || {
+        let all = ways.iter().map(PciTransport::counters);
+        all.fold((0, 0), |(direct, bounced), c| (direct + c.direct, bounced + c.bounced))
+    };
+    let mut channel = host.channel(ChannelOptions::default()).expect("a channel");
+    let late = host.dma_buf(96 << 10).expect("memory");
+    // The channel's queue is there with the first request.
+    let _ = channel.read(head, 0, Buffer::zeroed(4096)).expect("a read");
+    let before = counted();
+    for (n, memory) in [early, late].into_iter().enumerate() {
+        let byte = |at: usize| (at / 512 + at + n) as u8;
+        let mut buffer = Buffer::from(memory);
+        buffer.as_mut_slice().iter_mut().enumerate().for_each(|(at, b)| *b = byte(at));
+        let mut buffer = channel.write(head, 8, buffer).expect("a write");
+        buffer.as_mut_slice().fill(0);
+        let buffer = channel.read(head, 8, buffer).expect("a read");
+        assert!(buffer.as_slice().iter().enumerate().all(|(at, b)| *b == byte(at)), "other data");
+    }
+    let after = counted();
+    assert_eq!((after.0 - before.0, after.1 - before.1), (4, 0), "copies were made");
 }
 
 /// Connects, and waits for namespace `nsid` of the subsystem `nqn`.
@@ -37,20 +74,25 @@ pub fn head(host: &Host, url: &str, nqn: &str, nsid: u32, options: ControllerOpt
     host.wait_head(&nqn, nsid, LIMIT).expect("a head")
 }
 
-/// Writes and reads back one block to 4 MiB at odd and even places, then has `queues` channels do
+/// Writes and reads memory that no backend may copy, then one block to 4 MiB, as far as the URL
+/// allows, at odd and even places, then has `queues` channels do
 /// so at once, 16 requests deep, while the controller is reset.
 ///
 /// # Panics
 /// If anything is wrong.
 pub fn verified_io(url: &str, nqn: &str, nsid: u32, queues: usize) {
-    let host = host();
+    let ways = ways();
+    let host = host_of(&ways);
+    let early = host.dma_buf(64 << 10).expect("memory");
     let head = head(&host, url, nqn, nsid, persistent());
+    in_place(&host, &ways, &head, early);
     let block = head.geometry().block_size as usize;
     let channel = || host.channel(ChannelOptions::default()).expect("a channel");
 
     let mut one = channel();
     let mut lengths: Vec<usize> = [1, 2, 3, 7, 8, 9, 17, 64, 129].map(|n| n * block).to_vec();
     lengths.extend([64 << 10, 512 << 10, (512 << 10) + 4096, 1 << 20, 4 << 20]);
+    lengths.retain(|len| *len <= head.geometry().max_transfer);
     for (n, len) in lengths.into_iter().enumerate() {
         let pattern = Pattern { salt: nsid.into(), version: n as u64 + 1 };
         let slba = n as u64 * 5 + 1;

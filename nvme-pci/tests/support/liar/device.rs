@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use nvme_core::memory::Memory;
 use nvme_core::spec::registers::{Cap, Cc, Csts, offset};
 use nvme_pci::{Backend, BackendError, DmaMapping, DmaMemory, Location, Mmio, Open, PAGE};
 use parking_lot::Mutex;
@@ -217,7 +218,7 @@ impl Backend for Liar {
         Ok(unsafe { DmaMemory::new(base, bus, Box::new(owner)) })
     }
 
-    unsafe fn map_dma(&self, _ptr: NonNull<u8>, _len: usize) -> Result<DmaMapping, BackendError> {
+    fn map_dma(&self, _: &Arc<Memory>) -> Result<DmaMapping, BackendError> {
         Err(BackendError::Unsupported { address: self.address().into(), what: "mapping" })
     }
 

@@ -104,7 +104,7 @@ fn functions_are_opened_used_and_given_up() -> Result<()> {
 
     // UIO, with a reset by sysfs.
     guest.bind_function(SECOND, "uio_pci_generic")?;
-    let some = "Abilities { interrupts: false, maps_memory: false, resets: true }";
+    let some = "Abilities { interrupts: false, maps_memory: true, resets: true }";
     assert_eq!(works(&guest, &uio, "SECOND")?, some);
 
     // Both are removed under the program, which is asked or sees it, and come back.
@@ -150,7 +150,7 @@ fn a_function_is_reached_without_an_iommu() -> Result<()> {
     let vfio = format!("vfio://{FIRST}");
     guest.sh("echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode")?;
     guest.bind_function(FIRST, "vfio-pci")?;
-    let some = "Abilities { interrupts: true, maps_memory: false, resets: true }";
+    let some = "Abilities { interrupts: true, maps_memory: true, resets: true }";
     assert_eq!(works(&guest, &vfio, "FIRST")?, some);
     guest.sh("echo 0 > /proc/sys/vm/nr_hugepages")?;
     fails(&guest, &vfio, "huge pages of 2 MiB")

@@ -4,14 +4,20 @@ use std::collections::BTreeMap;
 
 /// Free ranges, by their first address.
 #[derive(Debug, Default)]
-pub(crate) struct Ranges {
+pub struct Ranges {
     free: BTreeMap<u64, u64>,
 }
 
 impl Ranges {
+    /// Whether nothing has been given out, if `len` addresses in one piece were released at first.
+    #[must_use]
+    pub fn is_whole(&self, len: u64) -> bool {
+        self.free.len() == 1 && self.free.values().all(|free| *free == len)
+    }
+
     /// Adds `len` free addresses from `start`, joined with their free neighbours. They must not be
     /// free already.
-    pub(crate) fn release(&mut self, start: u64, len: u64) {
+    pub fn release(&mut self, start: u64, len: u64) {
         if len == 0 {
             return;
         }
@@ -29,8 +35,8 @@ impl Ranges {
         self.free.insert(start, len);
     }
 
-    /// Takes `len` addresses that begin at a multiple of `align`, a power of two.
-    pub(crate) fn allocate(&mut self, len: u64, align: u64) -> Option<u64> {
+    /// Takes `len` addresses that begin at a multiple of `align`, a power of two; the first of them.
+    pub fn allocate(&mut self, len: u64, align: u64) -> Option<u64> {
         if len == 0 {
             return None;
         }
