@@ -5,5 +5,6 @@ mod common;
 mod nvmeh;
 mod nvmet;
 mod pci;
+mod pci_paths;
 mod quickstart;
 mod vfio_user;

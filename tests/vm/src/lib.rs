@@ -46,5 +46,6 @@ pub use config::{Config, Namespace};
 pub use error::{Error, Result};
 pub use guest::{Guest, SERIAL, SUBNQN, Shared};
 pub use linux::LinuxController;
+pub use pci::{Disks, SHARED_NQN};
 pub use prereq::check as check_prerequisites;
 pub use target::{AnaState, Backing};

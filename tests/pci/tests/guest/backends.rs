@@ -3,7 +3,7 @@
 use nvme_vm::{Guest, Output, Result};
 use serde_json::json;
 
-use crate::common::{LIMIT, PROGRAM, boot, boot_rebuilt, plug, run, unplug};
+use crate::common::{LIMIT, PROGRAM, boot, boot_rebuilt, run};
 
 /// Where the controllers are, by serial number.
 const FIRST: &str = "0000:01:00.0";
@@ -50,14 +50,14 @@ fn replug(guest: &Guest, url: &str, pci: &str, id: &str, serial: &str, n: u32) -
         "({PROGRAM} hold {url}; echo status $?) > /run/{id}.log 2>&1 < /dev/null &"
     ))?;
     guest.wait_for(&format!("grep -q open /run/{id}.log"), LIMIT)?;
-    unplug(guest, id)?;
+    guest.unplug(id)?;
     guest.wait_for(&format!("grep status /run/{id}.log"), LIMIT)?;
     let log = guest.sh(&format!("cat /run/{id}.log"))?;
     assert_eq!(log, "open\nasked\nstatus 0\n", "{url}");
     guest.wait_for(&format!("[ ! -e /sys/bus/pci/devices/{pci} ]"), LIMIT)?;
     let (drive, bus) = (format!("disk{n}"), format!("port{n}"));
     let again = json!({ "driver": "nvme", "id": id, "serial": serial, "drive": drive, "bus": bus });
-    plug(guest, &again);
+    guest.plug(&again)?;
     guest.wait_for(&format!("[ -e /sys/bus/pci/devices/{pci} ]"), LIMIT)?;
     Ok(())
 }

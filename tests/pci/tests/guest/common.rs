@@ -3,10 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nvme_vm::{CACHE_VARIABLE, Config, Guest, Output, Result};
-use serde_json::{Value, json};
 
 /// Where the program lies in the guest.
 pub const PROGRAM: &str = "/run/nvme-pci-guest";
@@ -16,7 +15,12 @@ pub const LIMIT: Duration = Duration::from_secs(100);
 /// Boots a guest with an IOMMU and these QEMU arguments besides, option and value in turn, and
 /// brings the program into it.
 pub fn boot(arguments: &[&str]) -> Result<Guest> {
-    let guest = Guest::boot(Config::for_drivers(Some(true), arguments))?;
+    boot_with(Config::for_drivers(Some(true), arguments))
+}
+
+/// Boots such a guest and brings the program into it.
+pub fn boot_with(config: Config) -> Result<Guest> {
+    let guest = Guest::boot(config)?;
     upload(&guest)?;
     guest.prepare_for_drivers()?;
     Ok(guest)
@@ -52,19 +56,4 @@ fn upload(guest: &Guest) -> Result<()> {
 /// Runs the program with these arguments.
 pub fn run(guest: &Guest, arguments: &str) -> Result<Output> {
     guest.run_with(&format!("{PROGRAM} {arguments}"), &[], LIMIT)
-}
-
-/// Plugs a controller in. QEMU frees the name of one that was there before a moment after the guest
-/// has let go of it.
-pub fn plug(guest: &Guest, controller: &Value) {
-    let end = Instant::now() + LIMIT;
-    while let Err(error) = guest.monitor("device_add", controller) {
-        assert!(Instant::now() < end, "{error}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Asks the guest to let go of a controller.
-pub fn unplug(guest: &Guest, id: &str) -> Result<()> {
-    guest.monitor("device_del", &json!({ "id": id })).map(drop)
 }

@@ -1,66 +1,21 @@
 //! The driver by every backend: verified I/O, and paths that are unplugged and plugged in.
 
-use std::fs::File;
-use std::path::PathBuf;
+use nvme_vm::{Config, Disks, Guest, Result, SHARED_NQN as NQN};
 
-use nvme_vm::{Guest, Result};
-use serde_json::json;
+use crate::common::{LIMIT, PROGRAM, boot_with, run};
 
-use crate::common::{LIMIT, PROGRAM, boot, plug, run, unplug};
-
-/// The subsystem with both controllers, and where they are.
-const NQN: &str = "nqn.2019-08.org.qemu:shared";
+/// Where the controllers are.
 const FIRST: &str = "0000:01:00.0";
 const SECOND: &str = "0000:02:00.0";
 
-/// Two files of 64 MiB, removed in the end.
-struct Disks([PathBuf; 2]);
-
-impl Disks {
-    fn new(test: &str) -> Self {
-        Self([0, 1].map(|n| {
-            let path =
-                std::env::temp_dir().join(format!("nvme-pci-{test}-{n}-{}", std::process::id()));
-            let file = File::create(&path).expect("a file for a disk");
-            file.set_len(64 << 20).expect("room for a disk");
-            path
-        }))
-    }
-}
-
-impl Drop for Disks {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// A guest with two controllers of one subsystem, with namespace 1 of blocks of 512 and namespace 2
-/// of blocks of 4096 bytes.
+/// A guest with two controllers of one subsystem.
 fn boot_shared(disks: &Disks) -> Result<Guest> {
-    let disk = |n: usize| {
-        format!("file={},if=none,id=disk{n},format=raw,cache=unsafe", disks.0[n].display())
-    };
-    let (first, second) = (disk(0), disk(1));
-    #[rustfmt::skip]
-    let arguments = [
-        "-drive", &first,
-        "-drive", &second,
-        "-device", "nvme-subsys,id=both,nqn=shared",
-        "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=10.0",
-        "-device", "pcie-root-port,id=port1,chassis=2,slot=2,addr=11.0",
-        "-device", "nvme,id=first,serial=SHARED,subsys=both,bus=port0,mdts=10",
-        "-device", "nvme,id=second,serial=SHARED,subsys=both,bus=port1,mdts=10",
-        "-device", "nvme-ns,drive=disk0,nsid=1,shared=on,bus=first,logical_block_size=512",
-        "-device", "nvme-ns,drive=disk1,nsid=2,shared=on,bus=first,logical_block_size=4096,physical_block_size=4096",
-    ];
-    boot(&arguments)
+    boot_with(Config::for_two_controllers(disks))
 }
 
 #[test]
 fn io_is_verified_on_every_backend() -> Result<()> {
-    let disks = Disks::new("io");
+    let disks = Disks::new("io", 2)?;
     let guest = boot_shared(&disks)?;
     let io = |url: &str, nsid: u32, queues: u32| -> Result<()> {
         let output = run(&guest, &format!("io '{url}' {NQN} {nsid} {queues}"))?;
@@ -82,7 +37,7 @@ fn io_is_verified_on_every_backend() -> Result<()> {
 
 #[test]
 fn a_load_survives_both_controllers_being_unplugged() -> Result<()> {
-    let disks = Disks::new("failover");
+    let disks = Disks::new("failover", 2)?;
     let guest = boot_shared(&disks)?;
     guest.bind_function(FIRST, "vfio-pci")?;
     guest.bind_function(SECOND, "vfio-pci")?;
@@ -98,34 +53,23 @@ fn a_load_survives_both_controllers_being_unplugged() -> Result<()> {
         assert_eq!(log.lines().last(), Some(line), "{log}");
         Ok(())
     };
-    let plug_second = || -> Result<()> {
-        plug(
-            &guest,
-            &json!({
-                "driver": "nvme", "id": "second", "serial": "SHARED", "subsys": "both",
-                "bus": "port1", "mdts": 10,
-            }),
-        );
-        guest.wait_for(&format!("[ -e /sys/bus/pci/devices/{SECOND} ]"), LIMIT)?;
-        guest.bind_function(SECOND, "vfio-pci")
-    };
     last("paths 2")?;
     // One path is taken away and comes back.
-    unplug(&guest, "second")?;
+    guest.unplug("second")?;
     last("paths 1")?;
-    plug_second()?;
+    guest.plug_second("vfio-pci")?;
     last("paths 2")?;
     // Both are taken away: the window opens. One comes back: it closes.
-    unplug(&guest, "first")?;
+    guest.unplug("first")?;
     last("paths 1")?;
-    unplug(&guest, "second")?;
+    guest.unplug("second")?;
     last("pending")?;
-    plug_second()?;
+    guest.plug_second("vfio-pci")?;
     last("paths 1")?;
     guest.sh("touch /run/stop")?;
     last("clean")?;
     // Nothing comes back: the head is removed.
-    unplug(&guest, "second")?;
+    guest.unplug("second")?;
     guest.wait_for("grep -q status /run/log", LIMIT)?;
     let log = guest.sh("cat /run/log")?;
     let end: Vec<&str> = log.lines().skip_while(|line| *line != "gone").collect();
