@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod instant;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +56,16 @@ impl Rig {
     #[must_use]
     pub fn connect(urls: &[String], subnqn: &str) -> Self {
         let options = HostOptions::new(Uuid(*b"nvme-host-bench!"));
-        let host = Host::new(options.transport(TcpTransport::default())).expect("a host");
+        Self::with(options.transport(TcpTransport::default()), urls, subnqn)
+    }
+
+    /// Connects a host of one's own making.
+    ///
+    /// # Panics
+    /// When that does not succeed.
+    #[must_use]
+    pub fn with(options: HostOptions, urls: &[String], subnqn: &str) -> Self {
+        let host = Host::new(options).expect("a host");
         let channel = host.channel(ChannelOptions::default()).expect("a channel");
         for url in urls {
             let path = host.connect(url, ControllerOptions::default()).expect("a URL");
