@@ -278,6 +278,11 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
     /// and its subsystem is learnt by Identify.
     fn subsystem_nqn(&self) -> Option<&str>;
 
+    /// The NUMA node that the controller is near, where that is known before anything is connected.
+    fn numa_node(&self) -> Option<u32> {
+        None
+    }
+
     /// Begins a new association. Returns at once.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvme_core::controller::{AdminResult, ControllerError, ControllerInfo, RemovedCause, State};
 use nvme_core::spec::Sqe;
@@ -20,6 +21,7 @@ pub(crate) struct ControllerStatus {
     pub(crate) id: ControllerId,
     pub(crate) address: Arc<str>,
     pub(crate) facts: Mutex<Facts>,
+    pub(crate) marginal: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -149,6 +151,20 @@ impl Controller {
     /// Takes the controller down and brings it up again. I/O goes elsewhere, or waits.
     pub fn reset(&self, reason: impl Into<String>) {
         self.host.commands.send(Command::Reset(self.id(), reason.into()));
+    }
+
+    /// Marks the controller's paths as marginal, or takes the mark off: they are used only when a
+    /// head has no other path, whatever the policy. For links that lose or delay frames without
+    /// failing. The mark stays through reconnects.
+    pub fn set_marginal(&self, marginal: bool) {
+        self.status.marginal.store(marginal, Ordering::Relaxed);
+        self.host.commands.send(Command::MarginalChanged(self.id()));
+    }
+
+    /// Whether the controller's paths are marked as marginal.
+    #[must_use]
+    pub fn is_marginal(&self) -> bool {
+        self.status.marginal.load(Ordering::Relaxed)
     }
 
     /// Looks at the namespaces again.

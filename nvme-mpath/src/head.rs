@@ -9,11 +9,13 @@ use nvme_core::controller::NamespaceInfo;
 use nvme_core::identity::NamespaceIds;
 use nvme_core::nqn::Nqn;
 use nvme_core::time::{Duration, Instant};
+use parking_lot::Mutex;
 
 use crate::host::Shared;
 use crate::ids::{AssociationId, ControllerId};
 use crate::lifecycle::{Lifecycle, Phase, WindowSet};
 use crate::mailbox::Command;
+use crate::policy::PathPolicy;
 use crate::view::{Geometry, HeadView, NoPath, PathView, ViewCell};
 use crate::window::{DelayedRemoval, LossCause};
 
@@ -34,6 +36,9 @@ pub(crate) struct Path {
     /// I/O may wait for the controller: `fast_io_fail_tmo` has not passed since its loss.
     pub(crate) awaited: bool,
     pub(crate) max_transfer: usize,
+    /// To be used last, for the program said so.
+    pub(crate) marginal: bool,
+    pub(crate) numa_node: Option<u32>,
     pub(crate) retry_delays: [Duration; 3],
 }
 
@@ -79,6 +84,16 @@ pub struct PathInfo {
     pub ana: AnaState,
     /// Whether I/O may be sent on it.
     pub usable: bool,
+    /// Whether it is used only when there is no other; see
+    /// [`Controller::set_marginal`](crate::Controller::set_marginal).
+    pub marginal: bool,
+}
+
+/// What the program said about this head's paths.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    policy: Option<PathPolicy>,
+    preferred: Option<ControllerId>,
 }
 
 /// Counts since the head was made. Written by channels when something goes wrong, never in steady state.
@@ -116,6 +131,7 @@ pub struct Head {
     pub(crate) life: Lifecycle<Path>,
     pub(crate) view: ViewCell,
     pub(crate) fail_if_no_path: AtomicBool,
+    pub(crate) choice: Mutex<Choice>,
     pub(crate) counters: Counters,
     pub(crate) host: Weak<Shared>,
 }
@@ -182,6 +198,7 @@ impl Head {
             nsid: p.info.nsid,
             ana: p.ana,
             usable: p.usable(),
+            marginal: p.marginal,
         };
         self.life.with(|inner| inner.paths.iter().map(info).collect())
     }
@@ -241,6 +258,33 @@ impl Head {
     /// window says. Reconnecting goes on.
     pub fn set_fail_if_no_path(self: &Arc<Self>, fail: bool) {
         self.fail_if_no_path.store(fail, Ordering::Release);
+        self.changed();
+    }
+
+    /// How channels choose among the paths: the head's own policy, else the subsystem's, else the
+    /// host's.
+    #[must_use]
+    pub fn policy(&self) -> PathPolicy {
+        self.view.load().1.policy
+    }
+
+    /// Sets a policy for this head, or with `None` leaves it to its subsystem and the host again.
+    /// In effect with the next request that any channel sends.
+    pub fn set_policy(self: &Arc<Self>, policy: Option<PathPolicy>) {
+        self.choice.lock().policy = policy;
+        self.changed();
+    }
+
+    /// Names the path that [`PathPolicy::ActivePassive`] uses while it is usable and no other is
+    /// better by its ANA state; `None`: the one that was found first. The controller need not be
+    /// there (yet).
+    pub fn set_preferred_path(self: &Arc<Self>, controller: Option<ControllerId>) {
+        self.choice.lock().preferred = controller;
+        self.changed();
+    }
+
+    /// The program changed something that channels see.
+    pub(crate) fn changed(&self) {
         self.publish();
         self.send(Command::HeadChanged);
     }
@@ -257,13 +301,19 @@ impl Head {
 
     /// Makes the view that channels see from the paths and the phase.
     pub(crate) fn publish(&self) {
-        let fail = self.fail_if_no_path.load(Ordering::Acquire);
+        let host = self.host.upgrade();
         self.life.with(|inner| {
+            // Read in here: of two that publish, the later one has seen what the other was told.
+            let fail = self.fail_if_no_path.load(Ordering::Acquire);
+            let choice = self.choice.lock();
+            let general = || host.as_ref().map(|host| host.policies.lock().of(&self.subnqn));
+            let policy = choice.policy.or_else(general).unwrap_or_default();
             let geometry = match inner.paths.last() {
                 Some(_) => geometry_of(&inner.paths),
                 None => self.view.load().1.geometry,
             };
-            let paths = inner.paths.iter().filter(|p| p.usable()).map(path_view).collect();
+            let paths = inner.paths.iter().filter(|p| p.usable());
+            let paths = paths.map(|p| path_view(p, &choice)).collect();
             let awaited = inner.paths.iter().any(|p| p.awaited);
             let no_path = match &inner.phase {
                 Phase::Removing { cause, .. } | Phase::Gone { cause } => NoPath::Removed(*cause),
@@ -273,7 +323,7 @@ impl Head {
                 Phase::Live => NoPath::Fail,
             };
             let more_may_come = inner.paths.iter().any(|p| p.awaited && !p.usable());
-            self.view.publish(HeadView { geometry, paths, no_path, more_may_come });
+            self.view.publish(HeadView { geometry, paths, policy, no_path, more_may_come });
         });
     }
 }
@@ -291,11 +341,13 @@ pub(crate) fn geometry_of(paths: &[Path]) -> Geometry {
     Geometry { block_size, blocks, max_transfer, read_only, metadata_size }
 }
 
-fn path_view(p: &Path) -> PathView {
+fn path_view(p: &Path, choice: &Choice) -> PathView {
     PathView {
         association: p.association,
         nsid: p.info.nsid,
-        optimized: p.ana == AnaState::Optimized,
+        rank: u8::from(p.ana != AnaState::Optimized) + 2 * u8::from(p.marginal),
+        preferred: choice.preferred == Some(p.controller),
+        numa_node: p.numa_node,
         retry_delays: p.retry_delays,
     }
 }

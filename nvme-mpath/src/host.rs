@@ -21,8 +21,10 @@ use crate::head::Head;
 use crate::ids::{ChannelId, ControllerId};
 use crate::mailbox::{ChannelShared, Command, Commands};
 use crate::memory::{self, MemoryPool};
+use crate::numa::NumaTopology;
 use crate::options::{ChannelOptions, ControllerOptions, HostOptions};
 use crate::pin::{PinGuard, PinHolder, PinLedger, PinReason, PinsClosed};
+use crate::policy::{PathPolicy, Policies};
 use crate::window::DelayedRemoval;
 
 /// Longest single wait; longer ones are made of several.
@@ -41,6 +43,8 @@ pub(crate) struct Shared {
     /// The windows of new heads.
     pub(crate) delayed_removal: Mutex<DelayedRemoval>,
     memory: MemoryPool,
+    pub(crate) policies: Mutex<Policies>,
+    pub(crate) numa: Arc<NumaTopology>,
     /// Set when the control plane has ended.
     pub(crate) ended: AtomicBool,
     next_controller: AtomicU32,
@@ -132,6 +136,8 @@ impl Host {
             controllers: Mutex::default(),
             delayed_removal: Mutex::new(options.delayed_removal),
             memory: MemoryPool::default(),
+            policies: Mutex::new(Policies { host: options.policy, ..Policies::default() }),
+            numa: Arc::new(options.numa.clone().unwrap_or_else(NumaTopology::system)),
             ended: AtomicBool::new(false),
             next_controller: AtomicU32::new(0),
             next_channel: AtomicU32::new(0),
@@ -193,6 +199,7 @@ impl Host {
             id: ControllerId::from_raw(id),
             address: Arc::from(endpoint.address()),
             facts: Mutex::new(Facts::new()),
+            marginal: AtomicBool::new(options.marginal),
         });
         self.shared.controllers.lock().insert(status.id, Arc::clone(&status));
         let options = Box::new(options);
@@ -312,6 +319,30 @@ impl Host {
     /// Sets the windows of heads that are made from now on.
     pub fn set_delayed_removal(&self, windows: impl Into<DelayedRemoval>) {
         *self.shared.delayed_removal.lock() = windows.into();
+    }
+
+    /// Sets the policy of heads for which none is set, neither their own nor their subsystem's. In
+    /// effect with the next request that any channel sends.
+    pub fn set_policy(&self, policy: PathPolicy) {
+        self.shared.policies.lock().host = policy;
+        self.policies_changed();
+    }
+
+    /// Sets the policy of the heads of one subsystem that have none of their own, those that are
+    /// yet to come included; `None` leaves it to the host again.
+    pub fn set_subsystem_policy(&self, subnqn: &Nqn, policy: Option<PathPolicy>) {
+        let mut policies = self.shared.policies.lock();
+        match policy {
+            Some(policy) => _ = policies.subsystems.insert(subnqn.clone(), policy),
+            None => _ = policies.subsystems.remove(subnqn),
+        }
+        drop(policies);
+        self.policies_changed();
+    }
+
+    fn policies_changed(&self) {
+        self.heads().iter().for_each(|head| head.publish());
+        self.shared.commands.send(Command::HeadChanged);
     }
 
     /// Pins that are out. One per pending removal, and those of the program.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_utils::CachePadded;
 use nvme_core::spec::Sqe;
@@ -16,6 +16,7 @@ use crate::controller::{AdminReply, ControllerStatus};
 use crate::head::Head;
 use crate::ids::{AssociationId, ChannelId, ControllerId};
 use crate::lifecycle::Timer;
+use crate::load::Board;
 use crate::options::ControllerOptions;
 
 /// Makes a sleeping thread's descriptor readable.
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Disconnect(ControllerId),
     Reset(ControllerId, String),
     Rescan(ControllerId),
+    /// The program marked the controller's paths as marginal, or took the mark off.
+    MarginalChanged(ControllerId),
     Admin {
         controller: ControllerId,
         sqe: Sqe,
@@ -131,7 +134,7 @@ impl Commands {
 /// What a channel is told.
 pub(crate) enum Letter {
     /// A queue is ready for the channel.
-    QueueUp { association: AssociationId, queue: Box<dyn Queue>, traffic: Arc<Traffic> },
+    QueueUp { association: AssociationId, qid: u16, queue: Box<dyn Queue>, board: Arc<Board> },
     /// The controller is to be deleted: give its queue back when nothing is in flight on it.
     QueueDrain(AssociationId),
     /// The association is dead: take its queue apart and say so.
@@ -141,10 +144,6 @@ pub(crate) enum Letter {
     /// The host ends: fail everything.
     Shutdown,
 }
-
-/// Completions that a channel took from one queue: written by the channel, read by the control
-/// plane when it decides about a keep-alive (TBKAS, `NVMe 2.1 §3.9.4.2`).
-pub(crate) type Traffic = CachePadded<AtomicU64>;
 
 /// The part of a channel that other threads may touch.
 pub(crate) struct ChannelShared {

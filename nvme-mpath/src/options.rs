@@ -8,7 +8,9 @@ use nvme_core::time::{Clock, Duration};
 use nvme_core::transport::Transport;
 
 use crate::clock::MonotonicClock;
+use crate::numa::NumaTopology;
 use crate::pin::Keep;
+use crate::policy::PathPolicy;
 use crate::window::DelayedRemoval;
 
 /// Settings of a host.
@@ -27,6 +29,13 @@ pub struct HostOptions {
     /// Whether the library runs a control thread. If not, the program must call
     /// [`Host::drive`](crate::Host::drive) again and again. Default: true.
     pub control_thread: bool,
+    /// How channels choose among the paths of a head; see also [`Host::set_policy`]. Default:
+    /// round-robin.
+    ///
+    /// [`Host::set_policy`]: crate::Host::set_policy
+    pub policy: PathPolicy,
+    /// The machine's NUMA nodes; `None`: as the system tells them.
+    pub numa: Option<NumaTopology>,
     /// The clock. A simulation brings its own.
     pub clock: Arc<dyn Clock>,
     /// Seed of jitter.
@@ -59,6 +68,8 @@ impl HostOptions {
             transports: Vec::new(),
             delayed_removal: DelayedRemoval::OFF,
             control_thread: true,
+            policy: PathPolicy::RoundRobin,
+            numa: None,
             clock: Arc::new(MonotonicClock::new()),
             seed: u64::from_le_bytes(hostid.0[..8].try_into().unwrap_or_default()),
             keep_alive: None,
@@ -94,6 +105,11 @@ pub struct ControllerOptions {
     /// I/O queues to ask for, 1..=65,534: at most this many channels can use the controller.
     /// Default 16.
     pub max_io_queues: u16,
+    /// The NUMA node that the controller is near; `None`: as the transport tells, if it does.
+    pub numa_node: Option<u32>,
+    /// Begin as marginal; see [`Controller::set_marginal`](crate::Controller::set_marginal).
+    /// Default: false.
+    pub marginal: bool,
     /// Limit of one admin command. Default 60 s.
     pub admin_timeout: Duration,
     /// Limit of opening one queue. Default 10 s.
@@ -110,6 +126,8 @@ impl Default for ControllerOptions {
             reattach_delay: None,
             io_entries: 128,
             max_io_queues: 16,
+            numa_node: None,
+            marginal: false,
             admin_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
         }
@@ -127,6 +145,9 @@ pub struct ChannelOptions {
     pub io_timeout: Duration,
     /// Retries of a request on account of its status, not counting failovers. Default 5.
     pub max_retries: u32,
+    /// The NUMA node of the thread that will use the channel; `None`: the one of the processor on
+    /// which the channel is made.
+    pub numa_node: Option<u32>,
     /// Most requests that may be parked for want of a path. Default: the depth.
     pub max_parked_requests: usize,
     /// Most bytes that may be parked. Default 256 MiB.
@@ -139,6 +160,7 @@ impl Default for ChannelOptions {
     fn default() -> Self {
         Self {
             depth: 256,
+            numa_node: None,
             io_timeout: Duration::from_secs(30),
             max_retries: 5,
             max_parked_requests: usize::MAX,

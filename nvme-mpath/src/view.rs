@@ -12,6 +12,7 @@ use nvme_core::time::Duration;
 use parking_lot::Mutex;
 
 use crate::ids::AssociationId;
+use crate::policy::PathPolicy;
 use crate::window::LossCause;
 
 /// A path that may be used, as far as the control plane knows.
@@ -19,8 +20,14 @@ use crate::window::LossCause;
 pub(crate) struct PathView {
     pub(crate) association: AssociationId,
     pub(crate) nsid: u32,
-    /// ANA optimized (or no ANA), as opposed to non-optimized.
-    pub(crate) optimized: bool,
+    /// Paths with a lower rank are used first, and others only if there is none of them: ANA
+    /// optimized (or no ANA) before non-optimized, and what is marked as marginal after all that
+    /// is not.
+    pub(crate) rank: u8,
+    /// The one that the program prefers.
+    pub(crate) preferred: bool,
+    /// The NUMA node that the controller is near, if known.
+    pub(crate) numa_node: Option<u32>,
     /// Delays for the status field's CRD values 1 to 3.
     pub(crate) retry_delays: [Duration; 3],
 }
@@ -56,6 +63,7 @@ pub struct Geometry {
 pub(crate) struct HeadView {
     pub(crate) geometry: Geometry,
     pub(crate) paths: Box<[PathView]>,
+    pub(crate) policy: PathPolicy,
     pub(crate) no_path: NoPath,
     /// There are paths that cannot be used now and may be usable later.
     pub(crate) more_may_come: bool,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::policy::Lanes;
 use crate::head::Head;
 use crate::ids::AssociationId;
 use crate::view::HeadView;
@@ -12,8 +13,8 @@ pub(super) struct Known {
     pub(super) head: Arc<Head>,
     pub(super) view: Arc<HeadView>,
     pub(super) generation: u64,
-    /// Where the round-robin stands.
-    pub(super) turn: usize,
+    /// The paths among which the policy chooses.
+    pub(super) lanes: Lanes,
     /// Associations that answered with an ANA error, and the generation of the view in which they
     /// are left alone on account of it. Empty in good times.
     pub(super) avoided: Vec<(AssociationId, u64)>,
@@ -38,6 +39,7 @@ impl Known {
         let new = !self.avoids(association);
         if new {
             self.avoided.push((association, self.generation));
+            self.lanes.outdated();
         }
         new
     }
@@ -67,7 +69,8 @@ impl Heads {
             let (generation, view) = head.view.load();
             let head = Arc::clone(head);
             let (avoided, waiting) = (Vec::new(), VecDeque::new());
-            self.known.push(Known { head, view, generation, turn: 0, avoided, waiting });
+            let lanes = Lanes::default();
+            self.known.push(Known { head, view, generation, lanes, avoided, waiting });
             self.known.len() as u32 - 1
         });
         self.last

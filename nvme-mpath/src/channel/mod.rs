@@ -10,6 +10,7 @@ mod heads;
 mod letters;
 mod outcome;
 mod parked;
+mod policy;
 mod queues;
 mod request;
 mod route;
@@ -87,11 +88,14 @@ impl Channel {
     ) -> std::io::Result<Self> {
         let depth = options.depth.clamp(1, 1 << 16);
         let sleep = Sleep::new(&letters)?;
+        let numa = Arc::clone(&shared.numa);
+        let here = || numa.node_of(rustix::thread::sched_getcpu());
+        let numa_node = options.numa_node.or_else(here);
         Ok(Self {
             shared,
             letters,
             options,
-            queues: Queues::default(),
+            queues: Queues::new(numa_node, numa),
             heads: Heads::default(),
             slab: Slab::new(depth),
             crowded: Vec::new(),
@@ -162,8 +166,7 @@ impl Channel {
     /// Sends what was submitted.
     pub fn flush(&mut self) {
         for q in self.queues.iter_mut().filter(|q| q.dirty) {
-            q.dirty = false;
-            q.queue.flush();
+            q.flush();
         }
     }
 
@@ -176,6 +179,7 @@ impl Channel {
         if self.letters.pending() {
             self.read_letters();
         }
+        self.queues.polled();
         self.poll_queues(now, done);
         if !self.troubled.is_empty() {
             self.handle_trouble(now, done);

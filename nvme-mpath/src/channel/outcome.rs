@@ -7,8 +7,8 @@ use nvme_core::spec::Status;
 use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::TransportError;
 
+use super::policy::{Route, elsewhere};
 use super::request::{IoCompletion, Place};
-use super::route::{Route, choose};
 use super::{Channel, Trouble};
 use crate::error::IoError;
 use crate::mailbox::Command;
@@ -82,7 +82,7 @@ impl Channel {
                     return;
                 }
                 entry.shunned = Some(association);
-                match choose(known, &mut self.queues, Some(association)) {
+                match elsewhere(known, &self.queues, association) {
                     Route::Path { .. } | Route::Full => self.send(at),
                     Route::None | Route::Refused { .. } => {
                         self.delay(at, now + PATH_ERROR_DELAY * errors);

@@ -2,19 +2,25 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use nvme_core::transport::Queue;
+use nvme_core::spec::Sqe;
+use nvme_core::transport::{Data, Queue, Rejected, Tag};
 use rustix::event::epoll;
 
 use crate::ids::AssociationId;
-use crate::mailbox::Traffic;
+use crate::load::Board;
+use crate::numa::NumaTopology;
 
 /// A queue that is the channel's.
 pub(super) struct ChannelQueue {
     pub(super) association: AssociationId,
     pub(super) queue: Box<dyn Queue>,
-    traffic: Arc<Traffic>,
+    cell: OwnCell,
+    /// Commands in flight, as far as this channel has counted; and most that there can be.
+    load: u32,
+    room: u32,
+    /// Commands that other channels had in flight on this controller at the last look.
+    pub(super) others: u32,
     /// Its descriptor was reported since it was last polled.
     pub(super) woken: bool,
     /// Commands were submitted since it was last flushed.
@@ -28,13 +34,63 @@ pub(super) struct ChannelQueue {
     pub(super) dying: bool,
 }
 
-impl ChannelQueue {
-    /// Counts completions, for the keep-alive's sake.
-    pub(super) fn count(&self, completions: usize) {
-        if completions > 0 {
-            let seen = self.traffic.load(Ordering::Relaxed);
-            self.traffic.store(seen.wrapping_add(completions as u64), Ordering::Relaxed);
+/// The cell of a queue of this channel. Nothing is in flight once it is dropped.
+pub(super) struct OwnCell {
+    board: Arc<Board>,
+    qid: u16,
+}
+
+impl OwnCell {
+    fn others(&self) -> u32 {
+        self.board.others(self.qid)
+    }
+}
+
+impl Drop for OwnCell {
+    fn drop(&mut self) {
+        if let Some(cell) = self.board.cell(self.qid) {
+            cell.tell(0);
         }
+    }
+}
+
+impl ChannelQueue {
+    /// Hands a command to the queue.
+    pub(super) fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
+        self.queue.submit(sqe, data, tag)?;
+        self.dirty = true;
+        self.load += 1;
+        Ok(())
+    }
+
+    /// Counts completions, and tells who wants to know.
+    pub(super) fn count(&mut self, completions: u32) {
+        if completions > 0 {
+            self.load = self.load.saturating_sub(completions);
+            if let Some(cell) = self.cell.board.cell(self.cell.qid) {
+                cell.count(completions.into());
+                cell.tell(self.load);
+            }
+        }
+    }
+
+    /// Sends what was submitted.
+    pub(super) fn flush(&mut self) {
+        self.dirty = false;
+        self.queue.flush();
+        if let Some(cell) = self.cell.board.cell(self.cell.qid) {
+            cell.tell(self.load);
+        }
+    }
+
+    /// Commands in flight.
+    pub(super) const fn load(&self) -> u32 {
+        self.load
+    }
+
+    /// Whether the queue takes no more at the moment.
+    pub(super) const fn is_full(&self) -> bool {
+        self.load >= self.room
     }
 }
 
@@ -52,14 +108,48 @@ enum Entry {
 }
 
 /// All queues of a channel.
-#[derive(Default)]
 pub(super) struct Queues {
     list: Vec<ChannelQueue>,
     /// By the controller's slot.
     by_slot: Vec<Entry>,
+    /// Moves whenever a queue comes or goes.
+    generation: u64,
+    /// What others have in flight was not looked at since the last poll.
+    others_stale: bool,
+    numa_node: Option<u32>,
+    numa: Arc<NumaTopology>,
 }
 
 impl Queues {
+    /// For a channel on this NUMA node.
+    pub(super) fn new(numa_node: Option<u32>, numa: Arc<NumaTopology>) -> Self {
+        let (list, by_slot) = (Vec::new(), Vec::new());
+        Self { list, by_slot, generation: 0, others_stale: true, numa_node, numa }
+    }
+
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How far the channel is from a node.
+    pub(super) fn distance(&self, node: Option<u32>) -> u32 {
+        self.numa.distance(self.numa_node, node)
+    }
+
+    /// The channel is polled: what is known of others is old.
+    pub(super) const fn polled(&mut self) {
+        self.others_stale = true;
+    }
+
+    /// Reads what other channels have in flight, if that was not done since the last poll.
+    pub(super) fn look_at_others(&mut self) {
+        if std::mem::take(&mut self.others_stale) {
+            for q in &mut self.list {
+                q.others = q.cell.others();
+            }
+        }
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.list.len()
     }
@@ -74,6 +164,10 @@ impl Queues {
 
     pub(super) fn at(&mut self, place: usize) -> &mut ChannelQueue {
         &mut self.list[place]
+    }
+
+    pub(super) fn get(&self, place: usize) -> &ChannelQueue {
+        &self.list[place]
     }
 
     /// The place of the queue of an association.
@@ -106,16 +200,19 @@ impl Queues {
     }
 
     pub(super) fn set_refused(&mut self, association: AssociationId, granted: u16) {
+        self.generation += 1;
         *self.slot(association) = Entry::Refused { epoch: association.epoch, granted };
     }
 
     pub(super) fn add(
         &mut self,
         association: AssociationId,
+        qid: u16,
         queue: Box<dyn Queue>,
-        traffic: Arc<Traffic>,
+        board: Arc<Board>,
         epoll: impl AsFd,
     ) {
+        self.generation += 1;
         if let Some(fd) = queue.fd() {
             let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
             let data = epoll::EventData::new_u64(association.epoch);
@@ -123,10 +220,14 @@ impl Queues {
             let _ = epoll::add(epoll, fd, data, flags);
         }
         let at = self.list.len() as u32;
+        let (load, room) = (queue.in_flight() as u32, queue.capacity() as u32);
         self.list.push(ChannelQueue {
             association,
             queue,
-            traffic,
+            cell: OwnCell { board, qid },
+            load,
+            room,
+            others: 0,
             woken: true,
             dirty: false,
             draining: false,
@@ -155,6 +256,7 @@ impl Queues {
 
     /// The association of the queue at `place` was killed: it is polled until it has ended.
     pub(super) fn let_die(&mut self, place: usize) {
+        self.generation += 1;
         let q = &mut self.list[place];
         (q.dying, q.draining, q.woken) = (true, false, true);
         let association = q.association;
@@ -163,6 +265,7 @@ impl Queues {
 
     /// Takes the queue at `place` out.
     pub(super) fn remove(&mut self, place: usize, epoll: impl AsFd) -> ChannelQueue {
+        self.generation += 1;
         let gone = self.list.swap_remove(place);
         if let Some(fd) = gone.queue.fd() {
             let _ = epoll::delete(epoll, fd);

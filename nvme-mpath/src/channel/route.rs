@@ -5,70 +5,10 @@ use nvme_core::spec::{BlockCount, Sqe};
 use nvme_core::transport::RejectReason;
 
 use super::Channel;
-use super::heads::Known;
 use super::parked::Hopeless;
-use super::queues::Queues;
+use super::policy::{Route, choose, elsewhere};
 use super::request::{Entry, Place};
 use crate::error::IoOp;
-use crate::ids::AssociationId;
-
-/// What the look for a path found.
-pub(super) enum Route {
-    /// This path of the view, by this queue.
-    Path { path: usize, queue: usize },
-    /// There are paths, but their queues are full.
-    Full,
-    /// None that this channel can use now.
-    None,
-    /// There are paths, but none on which this channel was granted a queue.
-    Refused { granted: u16 },
-}
-
-/// Round-robin over the optimized paths; if there are none, over the non-optimized ones.
-/// Not over the one to be shunned, if there is one.
-pub(super) fn choose(
-    known: &mut Known,
-    queues: &mut Queues,
-    shunned: Option<AssociationId>,
-) -> Route {
-    let count = known.view.paths.len();
-    let (mut full, mut missing, mut granted) = (false, false, None);
-    for optimized in [true, false] {
-        for step in 1..=count {
-            let at = (known.turn + step) % count;
-            let path = &known.view.paths[at];
-            if path.optimized != optimized
-                || known.avoids(path.association)
-                || shunned == Some(path.association)
-            {
-                continue;
-            }
-            let Some(queue) = queues.find(path.association) else {
-                match queues.refused(path.association) {
-                    Some(n) => granted = granted.max(Some(n)),
-                    None => missing = true,
-                }
-                continue;
-            };
-            let q = &queues.at(queue).queue;
-            if q.in_flight() >= q.capacity() {
-                full = true;
-                continue;
-            }
-            known.turn = at;
-            return Route::Path { path: at, queue };
-        }
-        // A full queue of a better path is worth waiting for.
-        if full {
-            return Route::Full;
-        }
-    }
-    let hopeless = !missing && !known.view.more_may_come && known.avoided.is_empty();
-    match granted {
-        Some(granted) if hopeless => Route::Refused { granted },
-        _ => Route::None,
-    }
-}
 
 /// The command of a request.
 fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
@@ -115,7 +55,11 @@ impl Channel {
                 self.parked.hopeless.push((at, Hopeless::Formatted));
                 return Sent::Yes;
             }
-            let (path, queue) = match choose(known, &mut self.queues, entry.shunned) {
+            let route = match entry.shunned {
+                None => choose(known, &mut self.queues),
+                Some(shunned) => elsewhere(known, &self.queues, shunned),
+            };
+            let (path, queue) = match route {
                 Route::Path { path, queue } => (path, queue),
                 Route::Full => return Sent::Full,
                 Route::None | Route::Refused { .. } if entry.shunned.take().is_some() => continue,
@@ -139,9 +83,8 @@ impl Channel {
             };
             let data = std::mem::take(&mut entry.data);
             let q = self.queues.at(queue);
-            match q.queue.submit(sqe, data, tag) {
+            match q.submit(sqe, data, tag) {
                 Ok(()) => {
-                    q.dirty = true;
                     entry.place = Place::InFlight(association);
                     entry.sent_on = association;
                     entry.shunned = None;

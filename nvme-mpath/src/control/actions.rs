@@ -13,6 +13,7 @@ use nvme_core::transport::{Completion, Data, QueueStatus, Tag};
 use super::Control;
 use super::slot::{OwnQueue, Slot};
 use crate::event::Event;
+use crate::load::Board;
 use crate::mailbox::Letter;
 use crate::window::LossCause;
 
@@ -64,6 +65,8 @@ impl Control {
         self.next_epoch += 1;
         let Some(slot) = self.slots[at].as_mut() else { return };
         slot.id.epoch = epoch;
+        slot.board = Arc::new(Board::new(slot.options.max_io_queues.max(1)));
+        slot.traffic_seen = 0;
         self.assign_all(at, now);
         let Some(slot) = self.slots[at].as_mut() else { return };
         match slot.endpoint.associate(now) {
@@ -214,7 +217,7 @@ impl Control {
         }
         let handed = std::mem::take(&mut slot.map.handed);
         slot.map.releasing.clear();
-        for (channel, _) in handed.into_values() {
+        for channel in handed.into_values() {
             // A channel that is not polled does not collect dead queues.
             if let Some(letters) = self.channels.get(&channel)
                 && !letters.retract(slot.id)

@@ -1,9 +1,7 @@
 //! Which channel gets which queue of which controller.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use crossbeam_utils::CachePadded;
 use nvme_core::controller::State;
 use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::Queue;
@@ -134,9 +132,10 @@ impl Control {
         let owner = slot.map.assigned.iter().find(|(_, q)| **q == qid).map(|(id, _)| *id);
         let Some(channel) = owner.and_then(|id| self.channels.get(&id)) else { return };
         own.queue.set_in_capsule_data(slot.in_capsule);
-        let traffic = Arc::new(CachePadded::new(AtomicU64::new(0)));
-        slot.map.handed.insert(qid, (channel.id, Arc::clone(&traffic)));
-        channel.send(Letter::QueueUp { association: slot.id, queue: own.queue, traffic });
+        slot.map.handed.insert(qid, channel.id);
+        slot.board.give(qid);
+        let (association, board) = (slot.id, Arc::clone(&slot.board));
+        channel.send(Letter::QueueUp { association, qid, queue: own.queue, board });
     }
 
     /// A channel that is being closed gives a queue back that works. To open another one in its
@@ -163,7 +162,7 @@ impl Control {
         let Some(at) = self.find_association(id) else { return };
         if let Some(slot) = self.slots[at].as_mut() {
             slot.map.releasing.remove(&channel);
-            slot.map.handed.retain(|_, (owner, _)| *owner != channel);
+            slot.map.handed.retain(|_, owner| *owner != channel);
         }
         self.finish_teardown(at, now);
         self.finish_delete(at, now);
@@ -180,7 +179,7 @@ impl Control {
         slot.delete_by = Some(now + HAND_BACK_LIMIT);
         self.set_paths_unready(at, now);
         let Some(slot) = self.slots[at].as_mut() else { return };
-        for (owner, _) in slot.map.handed.values() {
+        for owner in slot.map.handed.values() {
             // One that has not been taken out of the letter box needs no giving back.
             if let Some(channel) = self.channels.get(owner)
                 && !channel.retract(slot.id)

@@ -14,6 +14,7 @@ use crate::controller::{AdminReply, ControllerStatus};
 use crate::error::HostError;
 use crate::event::Event;
 use crate::ids::{AssociationId, ControllerId};
+use crate::load::Board;
 use crate::mailbox::Command;
 use crate::options::ControllerOptions;
 
@@ -42,7 +43,7 @@ impl Control {
                     && let Some(slot) = self.slots[at].as_mut()
                 {
                     let mut handed = slot.map.handed.iter();
-                    let qid = handed.find(|(_, (c, _))| *c == channel).map(|(q, _)| *q);
+                    let qid = handed.find(|(_, c)| **c == channel).map(|(q, _)| *q);
                     if let Some(qid) = qid {
                         slot.map.handed.remove(&qid);
                         slot.machine.queue_failed(now, qid, error);
@@ -63,6 +64,11 @@ impl Control {
                 {
                     slot.machine.reset(now, "an I/O request was not answered in time".into());
                     self.drain(at, now);
+                }
+            }
+            Command::MarginalChanged(id) => {
+                if let Some(&at) = self.by_id.get(&id) {
+                    self.marginal_changed(at, now);
                 }
             }
             Command::RemovalRearmed(head, timer) => self.removal_rearmed(&head, timer, now),
@@ -134,6 +140,7 @@ impl Control {
             dying: None,
             stop_poll: None,
             max_transfer: None,
+            board: Arc::new(Board::new(0)),
             queues: Vec::new(),
             map: QueueMap::default(),
             in_capsule: 0,

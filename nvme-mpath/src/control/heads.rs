@@ -124,7 +124,7 @@ impl Control {
         let changed = head.life.with(|inner| {
             let own = inner.paths.iter_mut().find(|p| p.controller == slot.status.id);
             own.is_some_and(|path| {
-                let facts = |p: &Path| (p.ready, p.awaited, p.ana, p.ana_pending);
+                let facts = |p: &Path| (p.ready, p.awaited, p.ana, p.ana_pending, p.marginal);
                 let before = facts(path);
                 change(slot, path);
                 facts(path) != before
@@ -147,6 +147,10 @@ impl Control {
             path.ready &= to == State::Live;
             path.awaited = awaited(slot);
         });
+    }
+
+    pub(super) fn marginal_changed(&mut self, at: usize, now: Instant) {
+        self.change_paths(at, now, |slot, path| path.marginal = slot.is_marginal());
     }
 
     /// `fast_io_fail_tmo` has passed.
@@ -296,7 +300,8 @@ impl Control {
         let windows = *self.shared.delayed_removal.lock();
         let geometry = geometry_of(std::slice::from_ref(&path));
         let (paths, no_path, more_may_come) = (Box::default(), NoPath::Park, true);
-        let view = HeadView { geometry, paths, no_path, more_may_come };
+        let policy = Default::default();
+        let view = HeadView { geometry, paths, policy, no_path, more_may_come };
         let head = Arc::new(Head {
             index,
             subnqn: subnqn.clone(),
@@ -305,6 +310,7 @@ impl Control {
             life: Lifecycle::new(name, Arc::clone(&self.shared.ledger), windows, path),
             view: ViewCell::new(view),
             fail_if_no_path: AtomicBool::new(false),
+            choice: Default::default(),
             counters: Default::default(),
             host: Arc::downgrade(&self.shared),
         });
@@ -379,6 +385,8 @@ fn path_of(slot: &Slot, info: &Arc<NamespaceInfo>, reported: u64) -> Path {
         ana_pending: false,
         awaited: awaited(slot),
         max_transfer: most.unwrap_or(UNTOLD_TRANSFER),
+        marginal: slot.is_marginal(),
+        numa_node: slot.options.numa_node.or_else(|| slot.endpoint.numa_node()),
         retry_delays: controller.map_or([Duration::ZERO; 3], |i| i.retry_delays),
     }
 }

@@ -12,7 +12,7 @@ use nvme_core::transport::{Association, Endpoint, Queue};
 
 use crate::controller::{AdminReply, ControllerStatus};
 use crate::ids::{AssociationId, ChannelId};
-use crate::mailbox::Traffic;
+use crate::load::Board;
 use crate::options::ControllerOptions;
 
 /// A queue that the control plane polls: the admin queue, or an I/O queue on its way to a channel.
@@ -38,7 +38,7 @@ pub(super) struct QueueMap {
     /// The queue meant for each channel on this association.
     pub(super) assigned: HashMap<ChannelId, u16>,
     /// Queues that a channel has now.
-    pub(super) handed: BTreeMap<u16, (ChannelId, Arc<Traffic>)>,
+    pub(super) handed: BTreeMap<u16, ChannelId>,
     /// Queues that a channel gave back when it was closed; the next channel gets one. Polled by the
     /// control plane meanwhile.
     pub(super) spare: BTreeSet<u16>,
@@ -64,6 +64,8 @@ pub(super) struct Slot {
     /// When to look again whether it has been.
     pub(super) stop_poll: Option<Instant>,
     pub(super) max_transfer: Option<usize>,
+    /// Counts of the I/O queues of this association.
+    pub(super) board: Arc<Board>,
     pub(super) queues: Vec<OwnQueue>,
     pub(super) map: QueueMap,
     /// In-capsule data of an I/O queue on this association, in bytes.
@@ -104,9 +106,12 @@ impl Slot {
         self.queues.iter_mut().find(|q| q.qid == qid)
     }
 
+    pub(super) fn is_marginal(&self) -> bool {
+        self.status.marginal.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Completions that channels took on this association.
     pub(super) fn traffic(&self) -> u64 {
-        let read = |t: &Arc<Traffic>| t.load(std::sync::atomic::Ordering::Relaxed);
-        self.map.handed.values().map(|(_, t)| read(t)).fold(0, u64::wrapping_add)
+        self.board.completions()
     }
 }
