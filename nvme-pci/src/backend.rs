@@ -117,6 +117,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// fast as it can. Cheap; called ten times a second. Stays true once it is.
     fn removal_requested(&self) -> bool;
 
+    /// Whether a function that is gone may answer again by itself under the same address, as that of
+    /// a server which is started again does. One on a bus does not: whoever puts it back says so.
+    fn may_return(&self) -> bool {
+        false
+    }
+
     /// Gives the function up, once the driver has stopped it: the backend closes what keeps it from
     /// being removed. From here on registers read as all ones and writes do nothing. Memory that has
     /// been handed out stays readable and writable for the process.
@@ -189,6 +195,14 @@ pub enum BackendError {
         needed: u64,
         /// The limit as it is.
         limit: u64,
+    },
+    /// There is no function at the address.
+    #[error("{address}: there is no PCI function {function}")]
+    Missing {
+        /// The address as a URL.
+        address: String,
+        /// The function that is not there.
+        function: String,
     },
     /// The function has been removed, or has been closed.
     #[error("{address}: the device is gone")]

@@ -295,27 +295,30 @@ impl Device {
 
     /// The first sign of trouble in the registers, if there is one.
     pub fn trouble(&self) -> Option<TransportError> {
-        let address = || self.address();
         if self.backend.removal_requested() {
-            let reason = "the device is to be removed".into();
-            return Some(TransportError::Lost { address: address(), reason });
+            return Some(self.gone("it is asked for, or has been taken away"));
         }
         let bar = self.backend.bar0();
         let csts = Csts(bar.read32(offset::CSTS));
         if csts.is_absent() {
-            let reason = "CSTS reads as all ones".into();
-            return Some(TransportError::Lost { address: address(), reason });
+            return Some(self.gone("CSTS reads as all ones"));
         }
         if csts.is_fatal() {
             let reason = format!("controller fatal status (CSTS {:#010x})", csts.0);
-            return Some(TransportError::Lost { address: address(), reason });
+            return Some(TransportError::Lost { address: self.address(), reason });
         }
         // QEMU, and a device whose memory decoding is off, read as zero.
-        let version = bar.read32(offset::VS);
-        (version == 0).then(|| TransportError::Lost {
-            address: address(),
-            reason: "VS reads as zero: the device is gone".into(),
-        })
+        (bar.read32(offset::VS) == 0).then(|| self.gone("VS reads as zero"))
+    }
+
+    /// The function has been taken away: for good, unless it may come back by itself.
+    fn gone(&self, reason: &str) -> TransportError {
+        let (address, reason) = (self.address(), reason.to_owned());
+        if self.backend.may_return() {
+            TransportError::Lost { address, reason }
+        } else {
+            TransportError::Gone { address, reason }
+        }
     }
 
     /// Makes sure that the controller reaches no memory any more: disables it, and if it does not

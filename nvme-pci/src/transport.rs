@@ -11,7 +11,7 @@ use nvme_core::transport::{
     UrlError,
 };
 
-use crate::backend::Open;
+use crate::backend::{BackendError, Open};
 use crate::counters::{Counters, Ledger};
 use crate::device::{Device, is_absent};
 use crate::options::Options;
@@ -31,6 +31,10 @@ const ADMIN_ENTRIES_MAX: u16 = 4096;
 /// A controller that is lost is disabled, or reset, before its buffers are given back; this takes as
 /// long as the controller does, two seconds at most and a reset after that. It happens in
 /// [`Association::kill`], or in the [`Queue::poll`] that notices a fault.
+///
+/// A function that has been taken away, or is not there, ends its controller at once, whatever
+/// `ctrl_loss_tmo` says ([`TransportError::Gone`]): its paths leave, and the window of delayed removal
+/// begins. A function that is put back is connected to anew, by the program or by `reattach_delay`.
 ///
 /// Cheap to clone; clones share registered memory and counters.
 #[derive(Clone, Debug)]
@@ -136,7 +140,13 @@ impl Endpoint for PciEndpoint {
 
     fn associate(&self, _now: Instant) -> Result<Box<dyn Association>, TransportError> {
         let backend = self.shared.open.open(&self.location).map_err(|e| {
-            TransportError::Connect { address: self.address.clone(), reason: e.to_string() }
+            let (address, reason) = (self.address.clone(), e.to_string());
+            match e {
+                BackendError::Gone { .. } | BackendError::Missing { .. } => {
+                    TransportError::Gone { address, reason }
+                }
+                _ => TransportError::Connect { address, reason },
+            }
         })?;
         let ledger = Arc::clone(&self.shared.ledger);
         let device = Arc::new(Device::new(backend, self.options.clone(), ledger)?);

@@ -5,8 +5,8 @@ mod support;
 
 use std::time::Duration;
 
-use nvme_core::controller::State;
-use nvme_mpath::{ChannelOptions, Host, IoRequest};
+use nvme_core::controller::{RemovedCause, State};
+use nvme_mpath::{ChannelOptions, HeadState, Host, IoRequest};
 use nvme_target::{PciConfig, PciFault};
 use support::{Bed, LIMIT, Load, channel, connect, pattern, persistent, verify, wait_until};
 
@@ -126,13 +126,18 @@ fn a_device_that_vanishes_and_comes_back_loses_nothing() {
     let mut bed = Bed::new(512);
     let device = bed.device("a");
     let host = bed.host();
-    let (_controller, head) = connect(&host, "mem://a", persistent());
+    let (mut controller, head) = connect(&host, "mem://a", persistent());
+    head.set_delayed_removal(LIMIT);
     let load = Load::start(channel(&host), &head, 16, 12 << 10, 0);
     for _ in 0..3 {
         load.wait_more(50);
         device.unplug();
-        wait_until("the loss", || head.paths().iter().all(|p| !p.usable));
+        // It is not waited for, though `ctrl_loss_tmo` has long to go: whoever puts it back connects.
+        assert_eq!(controller.wait_removed(LIMIT).unwrap(), RemovedCause::Gone);
+        wait_until("the window", || matches!(head.state(), HeadState::RemovalPending { .. }));
+        assert!(head.paths().is_empty());
         device.plug();
+        controller = host.connect("mem://a", persistent()).unwrap();
     }
     load.wait_more(50);
     load.stop().assert_clean();

@@ -200,6 +200,9 @@ pub enum RemovedCause {
     Deleted,
     /// It did not come back within `ctrl_loss_tmo`.
     LossTimeout,
+    /// The transport says that the device has been taken away
+    /// ([`TransportError::Gone`]): it is not waited for.
+    Gone,
     /// It answered that it never will do what it was asked.
     Refused(ControllerError),
 }
@@ -275,6 +278,7 @@ impl fmt::Display for RemovedCause {
         match self {
             Self::Deleted => f.write_str("disconnected"),
             Self::LossTimeout => f.write_str("it did not come back within ctrl_loss_tmo"),
+            Self::Gone => f.write_str("the device was taken away"),
             Self::Refused(error) => write!(f, "it refuses: {error}"),
         }
     }

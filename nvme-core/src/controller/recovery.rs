@@ -7,6 +7,7 @@ use super::link::Link;
 use super::machine::{Controller, Phase};
 use super::state::State;
 use crate::time::{Instant, earlier};
+use crate::transport::TransportError;
 
 /// What follows once the driver has taken the association apart.
 #[derive(Debug)]
@@ -91,6 +92,9 @@ impl Controller {
 
     /// The association, or the attempt to make one, failed.
     pub(super) fn fail(&mut self, now: Instant, error: ControllerError) {
+        if matches!(error, ControllerError::Transport(TransportError::Gone { .. })) {
+            return self.taken_away(error);
+        }
         match self.phase {
             Phase::Live => {
                 self.set_state(State::Resetting);
@@ -112,6 +116,24 @@ impl Controller {
             self.tear_down(Goal::Retry(at));
         } else {
             self.retry(now, at);
+        }
+    }
+
+    /// The device is not there any more: nobody is left to be told, or waited for.
+    fn taken_away(&mut self, error: ControllerError) {
+        match self.phase {
+            Phase::Live => {}
+            Phase::BringUp(_) => self.loss.attempts = self.loss.attempts.saturating_add(1),
+            Phase::ShuttingDown(_) => return self.tear_down(Goal::Remove(RemovedCause::Deleted)),
+            _ => return,
+        }
+        let attempt = self.loss.attempts;
+        self.emit(ControllerEvent::Failed { error, attempt, retry_at: None });
+        self.set_state(State::Deleting);
+        if self.link.associated() {
+            self.tear_down(Goal::Remove(RemovedCause::Gone));
+        } else {
+            self.finish(RemovedCause::Gone);
         }
     }
 

@@ -4,7 +4,7 @@ use nvme_core::controller::{ControllerConfig, ControllerEvent, RemovedCause, Sta
 use nvme_core::spec::opcode::FabricsType;
 use nvme_core::spec::{Sqe, Status};
 use nvme_core::time::{Duration, Instant};
-use nvme_core::transport::Data;
+use nvme_core::transport::{Data, TransportError};
 
 use crate::model::{Answer, Model};
 use crate::rig::{Rig, Transport, config, lost};
@@ -141,6 +141,32 @@ fn ctrl_loss_tmo_runs_from_the_loss_whatever_goes_on() {
         assert_eq!(rig.elapsed_since(loss), 25 * SECOND, "{how:?}");
         assert_eq!(removed(&rig), Some(RemovedCause::LossTimeout));
         assert_eq!(rig.events.iter().filter(|e| failing(e)).count(), 1);
+        assert!(rig.ctrl.deadline().is_none());
+    }
+}
+
+#[test]
+fn a_device_that_was_taken_away_is_neither_told_nor_waited_for() {
+    let gone = TransportError::Gone { address: "fake://1".into(), reason: "pulled".into() };
+    // While live, and by the attempt that follows a loss.
+    for at_once in [true, false] {
+        let mut rig = Rig::started(with(|c| c.ctrl_loss_tmo = None), Model::fabrics());
+        rig.run(SECOND);
+        assert_eq!(rig.ctrl.state(), State::Live);
+        let before = rig.associations;
+        if at_once {
+            rig.seen.clear();
+            rig.ctrl.queue_failed(rig.now, 0, gone.clone());
+            rig.settle();
+            assert!(rig.seen.is_empty(), "{:?}", rig.seen);
+        } else {
+            rig.associate = Transport::Silent;
+            rig.lose();
+            assert!(rig.run_until(60 * SECOND, |rig| rig.associations > before));
+            rig.ctrl.association_failed(rig.now, gone.clone());
+            rig.settle();
+        }
+        assert_eq!((rig.ctrl.state(), removed(&rig)), (State::Dead, Some(RemovedCause::Gone)));
         assert!(rig.ctrl.deadline().is_none());
     }
 }

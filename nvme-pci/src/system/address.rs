@@ -72,7 +72,8 @@ impl PciAddress {
     ) -> Result<(), BackendError> {
         let dir = self.sysfs();
         if !dir.exists() {
-            return Err(unusable(address, format!("there is no PCI function {self}")));
+            let function = self.to_string();
+            return Err(BackendError::Missing { address: address.into(), function });
         }
         let class = fs::read_to_string(dir.join("class")).unwrap_or_default();
         let class = u32::from_str_radix(class.trim().trim_start_matches("0x"), 16).unwrap_or(0);

@@ -395,6 +395,10 @@ impl Backend for Device {
             .map_err(|error| self.config_error("setting the command register", error))
     }
 
+    fn may_return(&self) -> bool {
+        true
+    }
+
     fn removal_requested(&self) -> bool {
         if !self.link.lost.load(Ordering::SeqCst) {
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
