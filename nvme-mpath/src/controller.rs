@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 
 use crate::error::HostError;
 use crate::host::Shared;
-use crate::ids::ControllerId;
+use crate::ids::{ChannelId, ControllerId};
+use crate::latency::{PathCounts, PathLatency};
 use crate::mailbox::Command;
 
 /// What the control plane tells of a controller.
@@ -22,6 +23,41 @@ pub(crate) struct ControllerStatus {
     pub(crate) address: Arc<str>,
     pub(crate) facts: Mutex<Facts>,
     pub(crate) marginal: AtomicBool,
+    /// Where channels count latencies. Those of channels that are gone are in the sum.
+    pub(crate) latency: Mutex<Latencies>,
+}
+
+/// The latencies of one controller.
+#[derive(Debug, Default)]
+pub(crate) struct Latencies {
+    channels: Vec<(ChannelId, Arc<PathCounts>)>,
+    past: Option<PathLatency>,
+}
+
+impl Latencies {
+    /// Where a channel counts: through all of the controller's associations at the same place.
+    pub(crate) fn of(&mut self, channel: ChannelId) -> Arc<PathCounts> {
+        if let Some((_, counts)) = self.channels.iter().find(|(id, _)| *id == channel) {
+            return Arc::clone(counts);
+        }
+        let counts = Arc::new(PathCounts::new());
+        self.channels.push((channel, Arc::clone(&counts)));
+        counts
+    }
+
+    /// A channel counts no more.
+    pub(crate) fn ended(&mut self, channel: ChannelId) {
+        if let Some(at) = self.channels.iter().position(|(id, _)| *id == channel) {
+            let (_, counts) = self.channels.swap_remove(at);
+            self.past.get_or_insert_with(PathLatency::new).add(&counts);
+        }
+    }
+
+    pub(crate) fn sum(&self) -> PathLatency {
+        let mut sum = self.past.clone().unwrap_or_else(PathLatency::new);
+        self.channels.iter().for_each(|(_, counts)| sum.add(counts));
+        sum
+    }
 }
 
 #[derive(Debug)]
@@ -165,6 +201,16 @@ impl Controller {
     #[must_use]
     pub fn is_marginal(&self) -> bool {
         self.status.marginal.load(Ordering::Relaxed)
+    }
+
+    /// How long I/O took on this controller, over all of its namespaces, as far as it came from
+    /// channels that count it ([`ChannelOptions::latency_histograms`]). Counts since the controller
+    /// was connected, through reconnects.
+    ///
+    /// [`ChannelOptions::latency_histograms`]: crate::ChannelOptions::latency_histograms
+    #[must_use]
+    pub fn latency(&self) -> PathLatency {
+        self.status.latency.lock().sum()
     }
 
     /// Looks at the namespaces again.

@@ -312,6 +312,7 @@ impl Head {
                 Some(_) => geometry_of(&inner.paths),
                 None => self.view.load().1.geometry,
             };
+            let timed = policy == PathPolicy::ServiceTime;
             let paths = inner.paths.iter().filter(|p| p.usable());
             let paths = paths.map(|p| path_view(p, &choice)).collect();
             let awaited = inner.paths.iter().any(|p| p.awaited);
@@ -323,7 +324,7 @@ impl Head {
                 Phase::Live => NoPath::Fail,
             };
             let more_may_come = inner.paths.iter().any(|p| p.awaited && !p.usable());
-            self.view.publish(HeadView { geometry, paths, policy, no_path, more_may_come });
+            self.view.publish(HeadView { geometry, paths, policy, timed, no_path, more_may_come });
         });
     }
 }

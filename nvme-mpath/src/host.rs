@@ -200,6 +200,7 @@ impl Host {
             address: Arc::from(endpoint.address()),
             facts: Mutex::new(Facts::new()),
             marginal: AtomicBool::new(options.marginal),
+            latency: Mutex::default(),
         });
         self.shared.controllers.lock().insert(status.id, Arc::clone(&status));
         let options = Box::new(options);
@@ -235,7 +236,7 @@ impl Host {
             reason: e.to_string(),
         };
         let id = ChannelId(self.shared.next_channel.fetch_add(1, Ordering::Relaxed));
-        let letters = Arc::new(ChannelShared::new(id).map_err(system)?);
+        let letters = Arc::new(ChannelShared::new(id, options.latency_histograms).map_err(system)?);
         let channel = Channel::new(Arc::clone(&self.shared), Arc::clone(&letters), options);
         let channel = channel.map_err(system)?;
         self.shared.commands.send(Command::ChannelOpened(letters));

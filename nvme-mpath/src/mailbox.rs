@@ -15,6 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::controller::{AdminReply, ControllerStatus};
 use crate::head::Head;
 use crate::ids::{AssociationId, ChannelId, ControllerId};
+use crate::latency::PathCounts;
 use crate::lifecycle::Timer;
 use crate::load::Board;
 use crate::options::ControllerOptions;
@@ -134,7 +135,14 @@ impl Commands {
 /// What a channel is told.
 pub(crate) enum Letter {
     /// A queue is ready for the channel.
-    QueueUp { association: AssociationId, qid: u16, queue: Box<dyn Queue>, board: Arc<Board> },
+    QueueUp {
+        association: AssociationId,
+        qid: u16,
+        queue: Box<dyn Queue>,
+        board: Arc<Board>,
+        /// Where latencies are to be counted, if they are.
+        counts: Option<Arc<PathCounts>>,
+    },
     /// The controller is to be deleted: give its queue back when nothing is in flight on it.
     QueueDrain(AssociationId),
     /// The association is dead: take its queue apart and say so.
@@ -148,6 +156,8 @@ pub(crate) enum Letter {
 /// The part of a channel that other threads may touch.
 pub(crate) struct ChannelShared {
     pub(crate) id: ChannelId,
+    /// Latencies are to be counted.
+    pub(crate) histograms: bool,
     /// Something is in the box, or views have changed. Read at each poll, written seldom.
     pending: CachePadded<AtomicBool>,
     letters: Mutex<Vec<Letter>>,
@@ -155,9 +165,10 @@ pub(crate) struct ChannelShared {
 }
 
 impl ChannelShared {
-    pub(crate) fn new(id: ChannelId) -> std::io::Result<Self> {
+    pub(crate) fn new(id: ChannelId, histograms: bool) -> std::io::Result<Self> {
         Ok(Self {
             id,
+            histograms,
             pending: CachePadded::new(AtomicBool::new(false)),
             letters: Mutex::default(),
             wake: Wake::new()?,

@@ -145,6 +145,9 @@ pub struct ChannelOptions {
     pub io_timeout: Duration,
     /// Retries of a request on account of its status, not counting failovers. Default 5.
     pub max_retries: u32,
+    /// Count latencies, for [`Controller::latency`](crate::Controller::latency). Costs a look at
+    /// the clock for each batch of requests and a few instructions for each request. Default: false.
+    pub latency_histograms: bool,
     /// The NUMA node of the thread that will use the channel; `None`: the one of the processor on
     /// which the channel is made.
     pub numa_node: Option<u32>,
@@ -160,6 +163,7 @@ impl Default for ChannelOptions {
     fn default() -> Self {
         Self {
             depth: 256,
+            latency_histograms: false,
             numa_node: None,
             io_timeout: Duration::from_secs(30),
             max_retries: 5,

@@ -64,6 +64,8 @@ pub(crate) struct HeadView {
     pub(crate) geometry: Geometry,
     pub(crate) paths: Box<[PathView]>,
     pub(crate) policy: PathPolicy,
+    /// The policy needs to know how long requests take.
+    pub(crate) timed: bool,
     pub(crate) no_path: NoPath,
     /// There are paths that cannot be used now and may be usable later.
     pub(crate) more_may_come: bool,

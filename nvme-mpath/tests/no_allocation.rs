@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use nvme_core::buffer::Buffer;
 use nvme_core::nqn::{Nqn, Uuid};
-use nvme_mpath::{ChannelOptions, ControllerOptions, Host, HostOptions, IoCompletion, IoRequest};
+use nvme_mpath::{
+    ChannelOptions, ControllerOptions, Host, HostOptions, IoCompletion, IoRequest, PathPolicy,
+};
 use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
 use nvme_tcp::TcpTransport;
 
@@ -45,7 +47,9 @@ fn requests_allocate_nothing() {
     let target = builder.listen("127.0.0.1:0").listen("127.0.0.1:0").start().unwrap();
     let options = HostOptions::new(Uuid([7; 16])).transport(TcpTransport::new());
     let host = Host::new(options).unwrap();
-    let mut channel = host.channel(ChannelOptions::default()).unwrap();
+    let mut options = ChannelOptions::default();
+    options.latency_histograms = true;
+    let mut channel = host.channel(options).unwrap();
     for port in 0..2 {
         let url = format!("tcp://{}/{NQN}?ddgst={port}", target.addr(port).unwrap());
         let path = host.connect(&url, ControllerOptions::default()).unwrap();
@@ -82,7 +86,9 @@ fn requests_allocate_nothing() {
             }
         }
     };
-    for size in [4096, 65536] {
+    let policies = PathPolicy::ALL.into_iter().flat_map(|policy| [(4096, policy), (65536, policy)]);
+    for (size, policy) in policies {
+        head.set_policy(Some(policy));
         spare.clear();
         spare.extend(buffers(size));
         for write in [true, false] {
@@ -90,7 +96,7 @@ fn requests_allocate_nothing() {
             let before = ALLOCATIONS.get();
             round(&mut spare, write, 2000);
             let allocated = ALLOCATIONS.get() - before;
-            assert_eq!(allocated, 0, "in 2000 requests of {size} bytes, write: {write}");
+            assert_eq!(allocated, 0, "in 2000 requests of {size} bytes, write: {write}, {policy}");
         }
     }
     drop(channel);

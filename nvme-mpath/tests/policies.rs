@@ -285,3 +285,125 @@ fn a_change_of_policy_under_load_loses_nothing() {
     assert_eq!(users, (0..sent).collect::<Vec<_>>(), "each exactly once");
     assert_eq!((bench.channel.in_flight(), head.stats().failovers), (0, 0));
 }
+
+/// Keeps eight requests under way for `ms` steps of 1 ms; `every(port, step)` says whether a port
+/// answers what it has. Returns how many each port executed.
+fn load(
+    bench: &mut Bench,
+    head: &Arc<Head>,
+    ms: u64,
+    every: impl Fn(&str, u64) -> bool,
+) -> Vec<usize> {
+    let executed = |bench: &Bench| AB.map(|port| bench.world.port(port, |p| p.executed.len()));
+    let before = executed(bench);
+    for step in 0..ms {
+        bench.done.clear();
+        while bench.channel.in_flight() < 8 {
+            bench.write(head, step % 64, 0);
+        }
+        bench.clock.advance(Duration::from_millis(1));
+        for port in AB.into_iter().filter(|port| every(port, step)) {
+            bench.world.release(port, Status::SUCCESS);
+        }
+        bench.step();
+    }
+    executed(bench).iter().zip(before).map(|(after, before)| after - before).collect()
+}
+
+#[test]
+fn service_time_shares_among_equals_and_leaves_a_slow_path_alone() {
+    let (mut bench, head, _) = bench(ServiceTime, &[("a", 1), ("b", 1)]);
+    hold(&bench, &AB, Io::Hold);
+    let equal = load(&mut bench, &head, 500, |_, _| true);
+    assert!(equal[0].abs_diff(equal[1]) < 200 && equal[0] + equal[1] > 3900, "{equal:?}");
+    // b becomes ten times slower.
+    load(&mut bench, &head, 100, |port, step| port == "a" || step % 10 == 0);
+    let slow = load(&mut bench, &head, 2000, |port, step| port == "a" || step % 10 == 0);
+    assert!(slow[1] > 0, "it is tried now and then");
+    assert!(slow[1] * 100 < slow[0], "{slow:?}: for less than a percentile");
+    // And recovers.
+    load(&mut bench, &head, 3000, |_, _| true);
+    let again = load(&mut bench, &head, 500, |_, _| true);
+    assert!(again[0].abs_diff(again[1]) < 200, "{again:?}");
+}
+
+#[test]
+fn service_time_sends_nothing_to_a_path_that_stands_still() {
+    let (mut bench, head, _) = bench(ServiceTime, &[("a", 1), ("b", 1)]);
+    hold(&bench, &AB, Io::Hold);
+    load(&mut bench, &head, 200, |_, _| true);
+    let stalled = load(&mut bench, &head, 1000, |port, _| port == "a");
+    assert_eq!(stalled[1], 0);
+    // What was there when it began, and no more.
+    assert!(
+        bench.world.held("b") <= 8 && stalled[0] > 2000,
+        "{} {stalled:?}",
+        bench.world.held("b")
+    );
+    // It is not trusted at once, in spite of its good answers; and it is in the end.
+    load(&mut bench, &head, 200, |_, _| true);
+    let after = load(&mut bench, &head, 2000, |_, _| true);
+    assert!(after[1] * 100 < after[0], "{after:?}");
+    load(&mut bench, &head, 20_000, |_, _| true);
+    let later = load(&mut bench, &head, 500, |_, _| true);
+    assert!(later[0].abs_diff(later[1]) < 200, "{later:?}");
+}
+
+#[test]
+fn service_time_is_measured_for_each_channel_and_kind() {
+    let (mut bench, head, _) = bench(ServiceTime, &[("a", 1), ("b", 1)]);
+    hold(&bench, &AB, Io::Hold);
+    load(&mut bench, &head, 600, |port, step| port == "a" || step % 10 == 0);
+    // Nothing is known of reads yet: each path gets one, however slow its writes were.
+    hold(&bench, &AB, Io::Answer);
+    bench.world.release("a", Status::SUCCESS);
+    bench.world.release("b", Status::SUCCESS);
+    bench.settle();
+    for port in AB {
+        bench.world.port(port, |p| p.executed.clear());
+    }
+    for i in 0..2 {
+        bench.channel.submit(&head, IoRequest::read(0, vec![0; 512].into(), i)).unwrap();
+        bench.clock.advance(Duration::from_micros(100));
+        bench.step();
+    }
+    let reads = AB.map(|port| bench.world.port(port, |p| p.executed.len()));
+    assert_eq!(reads, [1, 1]);
+}
+
+#[test]
+fn latencies_are_counted_by_path_and_direction_and_outlive_their_channel() {
+    let (mut bench, head, paths) = bench(RoundRobin, &[("a", 1), ("b", 1)]);
+    let mut options = ChannelOptions::default();
+    options.latency_histograms = true;
+    bench.channel = bench.host.channel(options).unwrap();
+    bench.settle();
+    hold(&bench, &AB, Io::Hold);
+    for i in 0..10 {
+        bench.write(&head, i, i);
+    }
+    bench.channel.submit(&head, IoRequest::read(0, vec![0; 512].into(), 0)).unwrap();
+    bench.step();
+    bench.clock.advance(Duration::from_millis(1));
+    bench.world.release("a", Status::SUCCESS);
+    bench.settle();
+    bench.clock.advance(Duration::from_millis(9));
+    bench.world.release("b", Status::SUCCESS);
+    bench.settle();
+    let check = || {
+        let [a, b] = [paths[0].latency(), paths[1].latency()];
+        assert_eq!((a.writes.count(), b.writes.count()), (5, 5));
+        assert_eq!(a.reads.count() + b.reads.count(), 1);
+        let (a, b) = (a.writes.quantile(0.99).as_micros(), b.writes.quantile(0.99).as_micros());
+        assert!((1000..=1125).contains(&a) && (10_000..=11_250).contains(&b), "{a} {b}");
+    };
+    check();
+    // Through a reconnect, and after the channel is gone.
+    bench.world.pull("a");
+    bench.world.plug("a");
+    bench.run(Duration::from_secs(5));
+    check();
+    bench.channel = bench.host.channel(ChannelOptions::default()).unwrap();
+    bench.settle();
+    check();
+}

@@ -10,8 +10,9 @@ impl Channel {
     pub(super) fn read_letters(&mut self) {
         for letter in self.letters.take() {
             match letter {
-                Letter::QueueUp { association, qid, queue, board } => {
-                    self.queues.add(association, qid, queue, board, self.sleep.epoll());
+                Letter::QueueUp { association, qid, queue, board, counts } => {
+                    let epoll = self.sleep.epoll();
+                    self.queues.add(association, qid, queue, board, counts, epoll);
                 }
                 Letter::QueueDrain(association) => self.queue_drain(association),
                 Letter::QueueDown(association) => self.queue_down(association),

@@ -9,6 +9,7 @@ mod cancel;
 mod heads;
 mod letters;
 mod outcome;
+mod pace;
 mod parked;
 mod policy;
 mod queues;
@@ -34,7 +35,7 @@ use crate::view::Geometry;
 pub use blocking::BlockingError;
 use heads::Heads;
 use parked::Parked;
-use queues::Queues;
+use queues::{ChannelQueue, Meter, Queues};
 use request::Slab;
 pub use request::{IoCompletion, IoRequest};
 use sleep::Sleep;
@@ -67,6 +68,11 @@ pub struct Channel {
     /// When requests are next looked at for time limits.
     check_at: Instant,
     rounds: u32,
+    /// What the clock said at the first request since the last poll or flush that is timed; `ZERO`
+    /// if there was none.
+    batch_at: Instant,
+    /// Times were taken at some time.
+    timed: bool,
     /// Some queue is to be given back.
     draining: bool,
     closed: bool,
@@ -106,6 +112,8 @@ impl Channel {
             sleep,
             check_at: Instant::ZERO,
             rounds: 0,
+            batch_at: Instant::ZERO,
+            timed: false,
             draining: false,
             closed: false,
         })
@@ -165,6 +173,7 @@ impl Channel {
 
     /// Sends what was submitted.
     pub fn flush(&mut self) {
+        self.batch_at = Instant::ZERO;
         for q in self.queues.iter_mut().filter(|q| q.dirty) {
             q.flush();
         }
@@ -175,6 +184,7 @@ impl Channel {
     pub fn poll(&mut self, done: &mut Vec<IoCompletion>) -> usize {
         let before = done.len();
         let now = self.shared.clock.now();
+        self.batch_at = now;
         done.append(&mut self.backlog);
         if self.letters.pending() {
             self.read_letters();
@@ -212,16 +222,20 @@ impl Channel {
             (q.woken, q.dirty) = (false, false);
             let (slab, troubled) = (&mut self.slab, &mut self.troubled);
             let mut taken = 0;
+            let ChannelQueue { queue, meter, .. } = q;
             let mut sink = |c: Completion| {
                 taken += 1;
-                reap(slab, troubled, done, c);
+                reap(slab, troubled, done, meter, now, c);
             };
-            match q.queue.poll(now, &mut sink) {
+            match queue.poll(now, &mut sink) {
                 QueueStatus::Failed(error) => {
                     self.queue_died(place, error);
                 }
                 _ => {
                     q.count(taken);
+                    if self.timed {
+                        self.queues.note_pace(place, taken, now);
+                    }
                     place += 1;
                 }
             }
@@ -234,6 +248,8 @@ fn reap(
     slab: &mut Slab,
     troubled: &mut Vec<Trouble>,
     done: &mut Vec<IoCompletion>,
+    meter: &mut Meter,
+    now: Instant,
     completion: Completion,
 ) {
     // Queues answer each command once; were one to break that rule, the tag's generation keeps it
@@ -246,6 +262,9 @@ fn reap(
         entry.place = request::Place::Waiting;
         troubled.push(Trouble { at, status, lost: false });
         return;
+    }
+    if entry.started != Instant::ZERO {
+        meter.sample(entry.kind, entry.started, entry.load, now);
     }
     let done_with = slab.finish(at, Ok(()));
     done.push(done_with);

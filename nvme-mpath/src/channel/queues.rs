@@ -4,10 +4,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use nvme_core::spec::Sqe;
+use nvme_core::time::Instant;
 use nvme_core::transport::{Data, Queue, Rejected, Tag};
 use rustix::event::epoll;
 
+use super::pace::{Kind, Pace};
 use crate::ids::AssociationId;
+use crate::latency::PathCounts;
 use crate::load::Board;
 use crate::numa::NumaTopology;
 
@@ -21,6 +24,8 @@ pub(super) struct ChannelQueue {
     room: u32,
     /// Commands that other channels had in flight on this controller at the last look.
     pub(super) others: u32,
+    /// What is measured of it, where times are taken.
+    pub(super) meter: Meter,
     /// Its descriptor was reported since it was last polled.
     pub(super) woken: bool,
     /// Commands were submitted since it was last flushed.
@@ -32,6 +37,23 @@ pub(super) struct ChannelQueue {
     /// Its association was killed: it takes no requests, and is kept until it gives back those that
     /// it has.
     pub(super) dying: bool,
+}
+
+/// Takes the times of a queue's commands.
+pub(super) struct Meter {
+    pub(super) pace: Pace,
+    counts: Option<Arc<PathCounts>>,
+}
+
+impl Meter {
+    /// A command has succeeded.
+    pub(super) fn sample(&mut self, kind: Kind, sent: Instant, load: u32, now: Instant) {
+        let latency = now.as_nanos().saturating_sub(sent.as_nanos());
+        self.pace.sample(kind, latency, load, now);
+        if let Some(counts) = &self.counts {
+            counts.count(kind.is_read(), latency);
+        }
+    }
 }
 
 /// The cell of a queue of this channel. Nothing is in flight once it is dropped.
@@ -116,6 +138,10 @@ pub(super) struct Queues {
     generation: u64,
     /// What others have in flight was not looked at since the last poll.
     others_stale: bool,
+    /// Times that a path began or ceased to stand still.
+    alarms: u64,
+    /// When any queue last gave an answer.
+    answered: Instant,
     numa_node: Option<u32>,
     numa: Arc<NumaTopology>,
 }
@@ -124,7 +150,9 @@ impl Queues {
     /// For a channel on this NUMA node.
     pub(super) fn new(numa_node: Option<u32>, numa: Arc<NumaTopology>) -> Self {
         let (list, by_slot) = (Vec::new(), Vec::new());
-        Self { list, by_slot, generation: 0, others_stale: true, numa_node, numa }
+        let (generation, alarms, answered) = (0, 0, Instant::ZERO);
+        let others_stale = true;
+        Self { list, by_slot, generation, others_stale, alarms, answered, numa_node, numa }
     }
 
     pub(super) const fn generation(&self) -> u64 {
@@ -139,6 +167,20 @@ impl Queues {
     /// The channel is polled: what is known of others is old.
     pub(super) const fn polled(&mut self) {
         self.others_stale = true;
+    }
+
+    pub(super) const fn alarms(&self) -> u64 {
+        self.alarms
+    }
+
+    /// Notes for the pace of the queue at `place` that it was polled and gave so many answers.
+    pub(super) fn note_pace(&mut self, place: usize, taken: u32, now: Instant) {
+        let q = &mut self.list[place];
+        let idle = q.load == 0;
+        self.alarms += u64::from(q.meter.pace.polled(taken, idle, now, self.answered));
+        if taken > 0 {
+            self.answered = now;
+        }
     }
 
     /// Reads what other channels have in flight, if that was not done since the last poll.
@@ -210,6 +252,7 @@ impl Queues {
         qid: u16,
         queue: Box<dyn Queue>,
         board: Arc<Board>,
+        counts: Option<Arc<PathCounts>>,
         epoll: impl AsFd,
     ) {
         self.generation += 1;
@@ -228,6 +271,7 @@ impl Queues {
             load,
             room,
             others: 0,
+            meter: Meter { pace: Pace::default(), counts },
             woken: true,
             dirty: false,
             draining: false,

@@ -6,6 +6,7 @@ use nvme_core::time::Instant;
 use nvme_core::transport::{Data, Tag};
 use zerocopy::IntoBytes;
 
+use super::pace::Kind;
 use crate::error::{IoError, IoOp};
 use crate::ids::AssociationId;
 
@@ -138,6 +139,11 @@ pub(super) struct Entry {
     pub(super) shunned: Option<AssociationId>,
     /// When it was sent, as far as time-outs are concerned; `ZERO` until the next look.
     pub(super) sent_at: Instant,
+    /// When it was sent, where times are taken, and what it is to them; else `ZERO`.
+    pub(super) started: Instant,
+    pub(super) kind: Kind,
+    /// What else was in flight on the controller then.
+    pub(super) load: u32,
     /// When it was first parked; it does not begin anew when a path comes and fails.
     pub(super) parked_at: Option<Instant>,
     /// The data, while it is not in a queue.
@@ -175,6 +181,9 @@ impl Slab {
             sent_on: AssociationId { slot: 0, epoch: 0 },
             shunned: None,
             sent_at: Instant::ZERO,
+            started: Instant::ZERO,
+            kind: Kind::default(),
+            load: 0,
             parked_at: None,
             data: Data::None,
         };

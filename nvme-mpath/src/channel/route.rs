@@ -2,9 +2,11 @@
 
 use nvme_core::spec::command::{DsmAttributes, IoFlags};
 use nvme_core::spec::{BlockCount, Sqe};
+use nvme_core::time::Instant;
 use nvme_core::transport::RejectReason;
 
 use super::Channel;
+use super::pace::Kind;
 use super::parked::Hopeless;
 use super::policy::{Route, choose, elsewhere};
 use super::request::{Entry, Place};
@@ -55,8 +57,17 @@ impl Channel {
                 self.parked.hopeless.push((at, Hopeless::Formatted));
                 return Sent::Yes;
             }
+            let (mut started, mut kind) = (Instant::ZERO, Kind::default());
+            if known.view.timed || self.options.latency_histograms {
+                // One look at the clock for all that is sent until the next poll or flush.
+                if self.batch_at == Instant::ZERO {
+                    self.batch_at = self.shared.clock.now();
+                    self.timed = true;
+                }
+                (started, kind) = (self.batch_at, Kind::new(entry.op, entry.data.len()));
+            }
             let route = match entry.shunned {
-                None => choose(known, &mut self.queues),
+                None => choose(known, &mut self.queues, kind, started),
                 Some(shunned) => elsewhere(known, &self.queues, shunned),
             };
             let (path, queue) = match route {
@@ -83,12 +94,17 @@ impl Channel {
             };
             let data = std::mem::take(&mut entry.data);
             let q = self.queues.at(queue);
+            let load = q.load() + q.others;
             match q.submit(sqe, data, tag) {
                 Ok(()) => {
+                    if started != Instant::ZERO && q.load() == 1 {
+                        q.meter.pace.begins(started);
+                    }
+                    (entry.started, entry.kind, entry.load) = (started, kind, load);
                     entry.place = Place::InFlight(association);
                     entry.sent_on = association;
                     entry.shunned = None;
-                    entry.sent_at = nvme_core::time::Instant::ZERO;
+                    entry.sent_at = Instant::ZERO;
                     return Sent::Yes;
                 }
                 Err(rejected) => {

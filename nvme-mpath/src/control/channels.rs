@@ -33,6 +33,7 @@ impl Control {
         self.channels.remove(&id);
         for at in 0..self.slots.len() {
             let Some(slot) = self.slots[at].as_mut() else { continue };
+            slot.status.latency.lock().ended(id);
             slot.map.releasing.remove(&id);
             slot.map.refused.remove(&id);
             if let Some(qid) = slot.map.assigned.remove(&id) {
@@ -135,7 +136,8 @@ impl Control {
         slot.map.handed.insert(qid, channel.id);
         slot.board.give(qid);
         let (association, board) = (slot.id, Arc::clone(&slot.board));
-        channel.send(Letter::QueueUp { association, qid, queue: own.queue, board });
+        let counts = channel.histograms.then(|| slot.status.latency.lock().of(channel.id));
+        channel.send(Letter::QueueUp { association, qid, queue: own.queue, board, counts });
     }
 
     /// A channel that is being closed gives a queue back that works. To open another one in its

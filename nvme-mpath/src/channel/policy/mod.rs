@@ -6,11 +6,15 @@
 
 mod lanes;
 mod queue_depth;
+mod service_time;
+
+use nvme_core::time::Instant;
 
 use crate::ids::AssociationId;
 use crate::policy::PathPolicy;
 
 use super::heads::Known;
+use super::pace::Kind;
 use super::queues::Queues;
 pub(super) use lanes::Lanes;
 
@@ -26,8 +30,9 @@ pub(super) enum Route {
     Refused { granted: u16 },
 }
 
-/// A path for a request, by the head's policy.
-pub(super) fn choose(known: &mut Known, queues: &mut Queues) -> Route {
+/// A path for a request, by the head's policy. `kind` and `now` only matter where the view says
+/// that times are to be taken.
+pub(super) fn choose(known: &mut Known, queues: &mut Queues, kind: Kind, now: Instant) -> Route {
     known.lanes.refresh(&known.view, &known.avoided, known.generation, queues);
     let lanes = &mut known.lanes;
     let lane = match known.view.policy {
@@ -35,7 +40,7 @@ pub(super) fn choose(known: &mut Known, queues: &mut Queues) -> Route {
         // A second one would not do: the first is waited for.
         PathPolicy::Numa | PathPolicy::ActivePassive => lanes.fixed(queues),
         PathPolicy::QueueDepth => queue_depth::least(lanes, queues),
-        PathPolicy::ServiceTime => lanes.next_in_turn(queues),
+        PathPolicy::ServiceTime => service_time::soonest(lanes, queues, kind, now),
     };
     match lane {
         Some(lane) => Route::Path { path: lane.path as usize, queue: lane.queue as usize },

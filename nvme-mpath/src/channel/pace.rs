@@ -1,0 +1,228 @@
+//! What a channel has measured of one path: how long its answers take, and whether any come.
+
+use nvme_core::time::{Duration, Instant};
+
+use crate::error::IoOp;
+
+/// Requests that can be expected to take the same time: one direction, one class of size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kind(u8);
+
+/// Classes of size, for each direction: no data, up to 4, 16, 64, 256 KiB, and more.
+const CLASSES: u8 = 6;
+
+impl Kind {
+    pub(super) const ALL: usize = 2 * CLASSES as usize;
+
+    pub(super) const fn new(op: IoOp, bytes: usize) -> Self {
+        let class = match bytes {
+            0 => 0,
+            1..=0x1000 => 1,
+            0x1001..=0x4000 => 2,
+            0x4001..=0x10000 => 3,
+            0x10001..=0x40000 => 4,
+            _ => 5,
+        };
+        let read = matches!(op, IoOp::Read | IoOp::Compare);
+        Self(if read { class } else { CLASSES + class })
+    }
+
+    pub(super) const fn is_read(self) -> bool {
+        self.0 < CLASSES
+    }
+
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Longer ones count as so long: one lost answer must not say everything about a path.
+const LONGEST: u64 = 1_000_000_000;
+/// A sample so long after the one before counts for more.
+const OLD: Duration = Duration::from_millis(50);
+/// Nothing is called standing still before so much time without an answer.
+const ALARM: u64 = 1_000_000;
+/// A path that stood still so long, while others answered, is not trusted for a while ...
+const SUSPICIOUS: u64 = 50_000_000;
+/// ... for so long, and twice as long each time that it happens again ...
+const FIRST_PENALTY: Duration = Duration::from_secs(10);
+/// ... up to this; a path that was good for as long starts from the beginning.
+const LONGEST_PENALTY: Duration = Duration::from_secs(60);
+/// How many times longer the answers of others must take before it is used meanwhile.
+const DISTRUST: u64 = 8;
+
+/// What was measured for one kind of request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measure {
+    /// Moving average of the latency, in nanoseconds; 0: unknown.
+    latency: u64,
+    /// Moving average of what else was in flight on the controller at submission, times 16.
+    load: u64,
+    at: Instant,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    kinds: [Measure; Kind::ALL],
+    /// Moving average over all kinds.
+    typical: u64,
+    /// When an answer was last seen, or the path was last idle.
+    progress: Instant,
+    /// How long no answer has come, once that is longer than it should be; else 0.
+    stalled: u64,
+    /// How long that must take to be suspicious.
+    suspicious: u64,
+    suspended_until: Instant,
+    penalty: Duration,
+}
+
+/// Moves an average towards a sample.
+const fn blend(average: u64, sample: u64, old: bool) -> u64 {
+    if average == 0 {
+        sample
+    } else if old {
+        (average + sample) / 2
+    } else {
+        (average * 7 + sample) / 8
+    }
+}
+
+impl Pace {
+    /// A command was answered. `load` is what else was in flight when it was sent.
+    pub(super) fn sample(&mut self, kind: Kind, latency: u64, load: u32, now: Instant) {
+        let latency = latency.clamp(1, LONGEST);
+        let measure = &mut self.kinds[kind.index()];
+        let old = now.saturating_since(measure.at) > OLD;
+        measure.load = match measure.latency {
+            0 => u64::from(load) * 16,
+            _ => blend(measure.load.max(1), u64::from(load) * 16, old),
+        };
+        measure.latency = blend(measure.latency, latency, old);
+        measure.at = now;
+        self.typical = blend(self.typical, latency, old);
+    }
+
+    /// The queue was polled and gave so many answers; `others` is when another path last gave one.
+    /// Returns whether the path began or ceased to stand still.
+    pub(super) fn polled(&mut self, taken: u32, idle: bool, now: Instant, others: Instant) -> bool {
+        let gap = now.saturating_since(self.progress).as_nanos() as u64;
+        if taken == 0 && !idle {
+            if gap <= ALARM.max(4 * self.typical) {
+                return false;
+            }
+            let begins = std::mem::replace(&mut self.stalled, gap) == 0;
+            if begins {
+                // Before what was stuck makes long times look usual.
+                self.suspicious = SUSPICIOUS.max(16 * self.typical);
+            }
+            return begins;
+        }
+        let was = std::mem::take(&mut self.stalled) > 0;
+        // When everything stands still, it is not the path.
+        let alone = others > self.progress + Duration::from_nanos(gap / 2);
+        if was && gap > self.suspicious && alone {
+            let forgiven = self.suspended_until + LONGEST_PENALTY < now;
+            self.penalty = match self.penalty {
+                Duration::ZERO => FIRST_PENALTY,
+                _ if forgiven => FIRST_PENALTY,
+                before => (before * 2).min(LONGEST_PENALTY),
+            };
+            self.suspended_until = now + self.penalty;
+        }
+        self.progress = now;
+        was
+    }
+
+    /// A command is sent after a time without any.
+    pub(super) const fn begins(&mut self, now: Instant) {
+        self.progress = now;
+    }
+
+    /// When a request of this kind was last answered.
+    pub(super) const fn last(&self, kind: Kind) -> Instant {
+        self.kinds[kind.index()].at
+    }
+
+    /// How long one more request of this kind can be expected to take, in nanoseconds, with `load`
+    /// others in flight; `None`: nothing is known.
+    pub(super) fn expected(&self, kind: Kind, load: u32, now: Instant) -> Option<u64> {
+        let measure = &self.kinds[kind.index()];
+        if measure.latency == 0 {
+            return None;
+        }
+        // More in flight than when it was measured takes longer in proportion; less does not take
+        // less, for the time may be the path's own.
+        let (ours, theirs) = (u64::from(load) * 16 + 16, measure.load + 16);
+        let scaled = if ours > theirs { measure.latency * ours / theirs } else { measure.latency };
+        let expected = scaled.max(self.stalled);
+        let trusted = now >= self.suspended_until;
+        Some(if trusted { expected } else { expected.saturating_mul(DISTRUST) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: Kind = Kind::new(IoOp::Read, 4096);
+
+    fn ms(n: u64) -> Instant {
+        Instant::from_nanos((1000 + n) * 1_000_000)
+    }
+
+    fn good() -> Pace {
+        let mut pace = Pace::default();
+        pace.begins(ms(0));
+        for _ in 0..50 {
+            pace.sample(READ, 100_000, 3, ms(0));
+        }
+        pace
+    }
+
+    #[test]
+    fn sizes_and_directions_are_kinds_of_their_own() {
+        let mut kinds = std::collections::HashSet::new();
+        for op in [IoOp::Read, IoOp::Write] {
+            for bytes in [0, 4096, 4097, 65536, 65537, 1 << 20] {
+                kinds.insert(Kind::new(op, bytes).index());
+            }
+        }
+        assert_eq!(kinds.len(), Kind::ALL);
+        assert_eq!(good().expected(Kind::new(IoOp::Write, 4096), 0, ms(0)), None);
+    }
+
+    #[test]
+    fn load_beyond_what_was_measured_costs_in_proportion() {
+        let pace = good();
+        let at = |load| pace.expected(READ, load, ms(0)).unwrap();
+        assert_eq!((at(0), at(3)), (at(3), 100_000));
+        assert!(at(7).abs_diff(2 * at(3)) < 5_000, "{}", at(7));
+    }
+
+    #[test]
+    fn a_path_that_stands_still_alone_is_not_trusted_for_a_while() {
+        let mut pace = good();
+        assert!(!pace.polled(0, false, ms(1), ms(1)));
+        assert!(pace.polled(0, false, ms(3), ms(3)), "it begins");
+        assert!(!pace.polled(0, false, ms(500), ms(500)));
+        assert_eq!(pace.expected(READ, 0, ms(500)), Some(500_000_000));
+        assert!(pace.polled(1, false, ms(1000), ms(1000)), "it ends");
+        assert_eq!(pace.expected(READ, 3, ms(1001)), Some(800_000));
+        assert_eq!(pace.expected(READ, 3, ms(11_001)), Some(100_000));
+        // The second time it takes twice as long.
+        pace.begins(ms(12_000));
+        pace.polled(0, false, ms(12_900), ms(12_900));
+        pace.polled(1, false, ms(13_000), ms(13_000));
+        assert_eq!(pace.expected(READ, 3, ms(32_000)), Some(800_000));
+        assert_eq!(pace.expected(READ, 3, ms(33_001)), Some(100_000));
+    }
+
+    #[test]
+    fn when_all_stand_still_none_is_blamed() {
+        let mut pace = good();
+        pace.polled(0, false, ms(900), ms(0));
+        pace.polled(1, false, ms(1000), ms(0));
+        assert_eq!(pace.expected(READ, 3, ms(1001)), Some(100_000));
+    }
+}

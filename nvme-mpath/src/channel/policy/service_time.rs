@@ -1,0 +1,130 @@
+//! The answer expected soonest first.
+//!
+//! Paths whose expected time is about the best share the load, least in flight first. Which those
+//! are is judged anew every few requests, and with a margin, so that noise does not throw them to
+//! and fro. The others are tried now and then with a single request: seldom enough not to matter
+//! for percentiles, and often enough to notice that a path has recovered.
+
+use nvme_core::time::{Duration, Instant};
+
+use super::lanes::{Lane, Lanes};
+use crate::channel::pace::Kind;
+use crate::channel::queues::Queues;
+
+/// A judgement holds for so many requests, and so long.
+const REQUESTS: u32 = 16;
+const AGE: Duration = Duration::from_millis(1);
+/// Times that differ by so little are the same, in nanoseconds.
+const GRAIN: u64 = 20_000;
+/// A path is tried once in so many requests, and so long after the last trial.
+const TRIAL_REQUESTS: u32 = 1024;
+const TRIAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// What was judged of the lanes, for one kind of request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Judgement {
+    /// A bit for each lane that shares the load; 64 lanes at most are considered.
+    good: u64,
+    /// Requests for which it holds.
+    left: u32,
+    at: Instant,
+    /// The count of alarms that it knows of.
+    alarms: u64,
+}
+
+/// The state of the policy on one head.
+#[derive(Debug, Default)]
+pub(super) struct ServiceTime {
+    judgements: [Judgement; Kind::ALL],
+    /// Requests since the last trial, in steps of [`REQUESTS`].
+    since_trial: u32,
+    trial_at: Instant,
+}
+
+/// The lane for a request of this kind.
+pub(super) fn soonest(
+    lanes: &mut Lanes,
+    queues: &mut Queues,
+    kind: Kind,
+    now: Instant,
+) -> Option<Lane> {
+    if let [only] = lanes.list[..] {
+        return (!queues.get(only.queue as usize).is_full()).then_some(only);
+    }
+    queues.look_at_others();
+    let judgement = &lanes.service.judgements[kind.index()];
+    let valid =
+        judgement.left > 0 && judgement.alarms == queues.alarms() && now <= judgement.at + AGE;
+    if !valid && let Some(trial) = judge(lanes, queues, kind, now) {
+        return Some(trial);
+    }
+    let judgement = &mut lanes.service.judgements[kind.index()];
+    judgement.left = judgement.left.saturating_sub(1);
+    let mut good = judgement.good;
+    let mut best: Option<(u32, usize)> = None;
+    while good != 0 {
+        let at = good.trailing_zeros() as usize;
+        good &= good - 1;
+        let Some(lane) = lanes.list.get(at) else { break };
+        let queue = queues.get(lane.queue as usize);
+        let depth = queue.load() + queue.others;
+        // Of equals, the next in turn.
+        let better = match best {
+            None => true,
+            Some((least, found)) => {
+                depth < least || (depth == least && found <= lanes.turn && at > lanes.turn)
+            }
+        };
+        if better && !queue.is_full() {
+            best = Some((depth, at));
+        }
+    }
+    let (_, at) = best?;
+    lanes.turn = at;
+    Some(lanes.list[at])
+}
+
+/// Judges the lanes anew. Returns one that is to be tried with this request.
+fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option<Lane> {
+    let expected = |lane: &Lane| {
+        let queue = queues.get(lane.queue as usize);
+        queue.meter.pace.expected(kind, queue.load() + queue.others, now)
+    };
+    let considered = lanes.list.len().min(64);
+    let list = &lanes.list[..considered];
+    let best = list.iter().filter_map(expected).min();
+    let service = &mut lanes.service;
+    let judgement = &mut service.judgements[kind.index()];
+    let was_good = judgement.good;
+    let mut good = 0;
+    for (at, lane) in list.iter().enumerate() {
+        let stays = was_good & 1 << at != 0;
+        let margin = |best: u64| best / if stays { 2 } else { 4 } + GRAIN;
+        let is_good = match (expected(lane), best) {
+            (Some(time), Some(best)) => time <= best + margin(best),
+            // Nothing is known of any.
+            (_, None) => true,
+            (None, Some(_)) => {
+                // One request will tell.
+                let queue = queues.get(lane.queue as usize);
+                if queue.load() == 0 && !queue.is_full() {
+                    return Some(*lane);
+                }
+                false
+            }
+        };
+        good |= u64::from(is_good) << at;
+    }
+    let (left, alarms) = (REQUESTS, queues.alarms());
+    service.since_trial = service.since_trial.saturating_add(REQUESTS - judgement.left);
+    *judgement = Judgement { good, left, at: now, alarms };
+    let due = service.since_trial >= TRIAL_REQUESTS && now >= service.trial_at + TRIAL_PAUSE;
+    if !due {
+        return None;
+    }
+    let bad = list.iter().enumerate().filter(|(at, _)| good & 1 << at == 0).map(|(_, lane)| lane);
+    let idle = bad.filter(|lane| queues.get(lane.queue as usize).load() == 0);
+    let trial = *idle.min_by_key(|lane| queues.get(lane.queue as usize).meter.pace.last(kind))?;
+    (service.since_trial, service.trial_at) = (0, now);
+    Some(trial)
+}
