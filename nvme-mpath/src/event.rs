@@ -12,6 +12,7 @@ use nvme_core::controller::{ControllerError, RemovedCause, State};
 use nvme_core::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
+use crate::fence::FencedBy;
 use crate::head::Head;
 use crate::ids::ControllerId;
 use crate::mailbox::Wake;
@@ -68,6 +69,27 @@ pub enum Event {
         address: Arc<str>,
         /// Why.
         cause: RemovedCause,
+    },
+    /// Writes were in flight on a controller that was lost, and are held until it is certain that it
+    /// does not execute them any more; see [`Fence`](crate::Fence).
+    Fencing {
+        /// The lost controller.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// How long that will take at most.
+        at_most: Duration,
+    },
+    /// A lost controller executes nothing any more: writes that were held are sent again.
+    Fenced {
+        /// The lost controller.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// How that is known.
+        by: FencedBy,
+        /// Time since its association was ended here.
+        after: Duration,
     },
     /// A namespace was found for which there was no head.
     HeadAdded(Arc<Head>),

@@ -1,7 +1,8 @@
 //! The head: one handle for one namespace, over however many paths.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use nvme_core::ana::AnaState;
@@ -11,6 +12,7 @@ use nvme_core::nqn::Nqn;
 use nvme_core::time::{Duration, Instant};
 use parking_lot::Mutex;
 
+use crate::fence::Fence;
 use crate::host::Shared;
 use crate::ids::{AssociationId, ControllerId};
 use crate::lifecycle::{Lifecycle, Phase, WindowSet};
@@ -87,6 +89,9 @@ pub struct PathInfo {
     /// Whether it is used only when there is no other; see
     /// [`Controller::set_marginal`](crate::Controller::set_marginal).
     pub marginal: bool,
+    /// Writes that were in flight on its controller when that was lost, and are held until it is
+    /// fenced.
+    pub held: u64,
 }
 
 /// What the program said about this head's paths.
@@ -103,6 +108,9 @@ pub(crate) struct Counters {
     pub(crate) retries: AtomicU64,
     pub(crate) parked: AtomicU64,
     pub(crate) failed_no_path: AtomicU64,
+    pub(crate) held: AtomicU64,
+    /// Writes held now, by the slot of the lost controller; `u32::MAX`: behind another write.
+    pub(crate) held_by_slot: Mutex<BTreeMap<u32, u64>>,
 }
 
 /// A snapshot of a head's counters.
@@ -117,6 +125,10 @@ pub struct HeadStats {
     pub parked: u64,
     /// Requests that failed for want of a path.
     pub failed_no_path: u64,
+    /// Times that a write was held until a lost controller was fenced, or behind a held one.
+    pub held: u64,
+    /// Writes that are held now.
+    pub held_now: u64,
 }
 
 /// One namespace of one subsystem.
@@ -132,6 +144,8 @@ pub struct Head {
     pub(crate) view: ViewCell,
     pub(crate) fail_if_no_path: AtomicBool,
     pub(crate) choice: Mutex<Choice>,
+    /// 0: not said here; else as in [`Head::set_fence`].
+    pub(crate) fence: AtomicU8,
     pub(crate) counters: Counters,
     pub(crate) host: Weak<Shared>,
 }
@@ -192,6 +206,7 @@ impl Head {
     /// The paths, in the order in which they were found.
     #[must_use]
     pub fn paths(&self) -> Vec<PathInfo> {
+        let held = self.counters.held_by_slot.lock().clone();
         let info = |p: &Path| PathInfo {
             controller: p.controller,
             address: Arc::clone(&p.address),
@@ -199,6 +214,7 @@ impl Head {
             ana: p.ana,
             usable: p.usable(),
             marginal: p.marginal,
+            held: held.get(&p.association.slot).copied().unwrap_or(0),
         };
         self.life.with(|inner| inner.paths.iter().map(info).collect())
     }
@@ -212,6 +228,8 @@ impl Head {
             retries: read(&self.counters.retries),
             parked: read(&self.counters.parked),
             failed_no_path: read(&self.counters.failed_no_path),
+            held: read(&self.counters.held),
+            held_now: self.counters.held_by_slot.lock().values().sum(),
         }
     }
 
@@ -287,6 +305,29 @@ impl Head {
     pub(crate) fn changed(&self) {
         self.publish();
         self.send(Command::HeadChanged);
+    }
+
+    /// Sets what becomes of writes that were in flight on a lost path of this head; `None`: what the
+    /// controller or the host say. Applies to losses from now on.
+    pub fn set_fence(&self, fence: Option<Fence>) {
+        let code = match fence {
+            None => 0,
+            Some(Fence::Auto) => 1,
+            Some(Fence::Strict) => 2,
+            Some(Fence::Off) => 3,
+        };
+        self.fence.store(code, Ordering::Relaxed);
+    }
+
+    /// What was set with [`set_fence`](Self::set_fence).
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        match self.fence.load(Ordering::Relaxed) {
+            1 => Some(Fence::Auto),
+            2 => Some(Fence::Strict),
+            3 => Some(Fence::Off),
+            _ => None,
+        }
     }
 
     fn now(&self) -> Instant {

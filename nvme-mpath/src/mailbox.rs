@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::controller::{AdminReply, ControllerStatus};
+use crate::fence::Fencing;
 use crate::head::Head;
 use crate::ids::{AssociationId, ChannelId, ControllerId};
 use crate::latency::PathCounts;
@@ -92,6 +93,11 @@ pub(crate) enum Command {
     IoTimeout {
         association: AssociationId,
     },
+    /// A channel holds writes that were in flight on this association.
+    Fence {
+        association: AssociationId,
+        channel: ChannelId,
+    },
     RemovalRearmed(Arc<Head>, Timer),
     FinishRemoval(Arc<Head>),
     /// A view was published by somebody else than the control plane: tell the channels.
@@ -132,23 +138,29 @@ impl Commands {
     }
 }
 
+/// A queue on its way to a channel, and what goes with it.
+pub(crate) struct Handover {
+    pub(crate) association: AssociationId,
+    pub(crate) qid: u16,
+    pub(crate) queue: Box<dyn Queue>,
+    pub(crate) board: Arc<Board>,
+    /// Where latencies are to be counted, if they are.
+    pub(crate) counts: Option<Arc<PathCounts>>,
+    pub(crate) fencing: Fencing,
+}
+
 /// What a channel is told.
 pub(crate) enum Letter {
     /// A queue is ready for the channel.
-    QueueUp {
-        association: AssociationId,
-        qid: u16,
-        queue: Box<dyn Queue>,
-        board: Arc<Board>,
-        /// Where latencies are to be counted, if they are.
-        counts: Option<Arc<PathCounts>>,
-    },
+    QueueUp(Handover),
     /// The controller is to be deleted: give its queue back when nothing is in flight on it.
     QueueDrain(AssociationId),
     /// The association is dead: take its queue apart and say so.
     QueueDown(AssociationId),
     /// The controller grants no queue to this channel.
     QueueRefused { association: AssociationId, granted: u16 },
+    /// The controller of the association executes nothing any more.
+    Fenced(AssociationId),
     /// The host ends: fail everything.
     Shutdown,
 }
@@ -185,7 +197,7 @@ impl ChannelShared {
     pub(crate) fn retract(&self, association: AssociationId) -> bool {
         let mut letters = self.letters.lock();
         let is =
-            |l: &Letter| matches!(l, Letter::QueueUp { association: a, .. } if *a == association);
+            |l: &Letter| matches!(l, Letter::QueueUp(queue) if queue.association == association);
         let queue = letters.iter().position(is).map(|at| letters.remove(at));
         let stale = |l: &Letter| matches!(l, Letter::QueueRefused { association: a, .. } if a.slot == association.slot);
         letters.retain(|letter| !stale(letter));

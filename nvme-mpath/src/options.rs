@@ -8,6 +8,7 @@ use nvme_core::time::{Clock, Duration};
 use nvme_core::transport::Transport;
 
 use crate::clock::MonotonicClock;
+use crate::fence::Fence;
 use crate::numa::NumaTopology;
 use crate::pin::Keep;
 use crate::policy::PathPolicy;
@@ -26,6 +27,9 @@ pub struct HostOptions {
     pub transports: Vec<Arc<dyn Transport>>,
     /// The windows of new heads. Default: off.
     pub delayed_removal: DelayedRemoval,
+    /// What becomes of writes that were in flight on a lost path, where neither controller nor head
+    /// say it. Default: [`Fence::Auto`].
+    pub fence: Fence,
     /// Whether the library runs a control thread. If not, the program must call
     /// [`Host::drive`](crate::Host::drive) again and again. Default: true.
     pub control_thread: bool,
@@ -67,6 +71,7 @@ impl HostOptions {
             hostid,
             transports: Vec::new(),
             delayed_removal: DelayedRemoval::OFF,
+            fence: Fence::Auto,
             control_thread: true,
             policy: PathPolicy::RoundRobin,
             numa: None,
@@ -100,6 +105,13 @@ pub struct ControllerOptions {
     /// Begin again, this long after the controller was given up, as if the program had connected
     /// anew; `None`: leave that to the program. Default `None` (on Linux, udev does it).
     pub reattach_delay: Option<Duration>,
+    /// What becomes of writes that were in flight when this controller is lost; `None`: what the host
+    /// says. A head may say something else. Default `None`.
+    pub fence: Option<Fence>,
+    /// How long after its loss this controller may still execute commands; `None`: as long as its
+    /// keep-alive timeout and quiesce time allow. Without a keep-alive timeout nothing bounds that, and
+    /// one of 5 s is assumed. Default `None`.
+    pub fence_time: Option<Duration>,
     /// Entries of each I/O queue, 16..=1,024. Default 128.
     pub io_entries: u16,
     /// I/O queues to ask for, 1..=65,534: at most this many channels can use the controller.
@@ -124,6 +136,8 @@ impl Default for ControllerOptions {
             ctrl_loss_tmo: Some(Duration::from_secs(600)),
             fast_io_fail_tmo: None,
             reattach_delay: None,
+            fence: None,
+            fence_time: None,
             io_entries: 128,
             max_io_queues: 16,
             numa_node: None,

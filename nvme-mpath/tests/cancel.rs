@@ -1,6 +1,5 @@
 //! Requests that are taken back, wherever they are; and removals that are.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
 mod fake;
 
 use fake::{Bench, Io};

@@ -65,6 +65,12 @@ impl Controller {
         self.link.keep_alive.traffic = true;
     }
 
+    /// The keep-alive timeout of the present association; zero: none.
+    #[must_use]
+    pub const fn keep_alive_period(&self) -> Duration {
+        self.link.keep_alive.timeout
+    }
+
     pub(super) fn keep_alive_timeout(&mut self, now: Instant) {
         let timer = &mut self.link.keep_alive;
         if timer.next.is_none_or(|at| at > now) {

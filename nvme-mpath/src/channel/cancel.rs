@@ -52,6 +52,7 @@ impl Channel {
                 waiting.remove(place);
             }
             Place::Parked(_) => self.unpark(at),
+            Place::Held => self.let_go(at),
             Place::Delayed => self.delayed.retain(|delayed| delayed.0.1 != at),
         }
         self.slab[at].place = Place::Waiting;

@@ -10,15 +10,15 @@ impl Channel {
     pub(super) fn read_letters(&mut self) {
         for letter in self.letters.take() {
             match letter {
-                Letter::QueueUp { association, qid, queue, board, counts } => {
-                    let epoll = self.sleep.epoll();
-                    self.queues.add(association, qid, queue, board, counts, epoll);
+                Letter::QueueUp(queue) => {
+                    self.queues.add(queue, self.sleep.epoll());
                 }
                 Letter::QueueDrain(association) => self.queue_drain(association),
                 Letter::QueueDown(association) => self.queue_down(association),
                 Letter::QueueRefused { association, granted } => {
                     self.queues.set_refused(association, granted);
                 }
+                Letter::Fenced(association) => self.fenced(association),
                 Letter::Shutdown => self.shut_down(),
             }
         }
@@ -27,6 +27,7 @@ impl Channel {
             known.refresh();
         }
         self.unpark_all();
+        self.give_up_held();
         if self.slab.used() == 0 {
             self.heads.clear();
         }
@@ -84,6 +85,7 @@ impl Channel {
         self.closed = true;
         self.delayed.clear();
         self.unpark_all();
+        self.forget_held();
         self.crowded.clear();
         self.heads.iter_mut().for_each(|known| known.waiting.clear());
         self.parked.hopeless.clear();

@@ -7,6 +7,7 @@
 mod blocking;
 mod cancel;
 mod heads;
+mod held;
 mod letters;
 mod outcome;
 mod pace;
@@ -27,6 +28,7 @@ use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, QueueStatus};
 
 use crate::error::{IoOp, SubmitError, SubmitReason};
+use crate::fence::Fencing;
 use crate::head::Head;
 use crate::host::Shared;
 use crate::mailbox::{ChannelShared, Command};
@@ -34,6 +36,7 @@ use crate::options::ChannelOptions;
 use crate::view::Geometry;
 pub use blocking::BlockingError;
 use heads::Heads;
+use held::Held;
 use parked::Parked;
 use queues::{ChannelQueue, Meter, Queues};
 use request::Slab;
@@ -58,6 +61,8 @@ pub struct Channel {
     /// Heads with requests on the way to a queue, when queues were full.
     crowded: Vec<u32>,
     parked: Parked,
+    /// Writes that wait until a lost controller is fenced.
+    held: Held,
     /// Requests to be sent again, by time.
     delayed: BinaryHeap<std::cmp::Reverse<(Instant, u32)>>,
     /// Commands that did not succeed, collected while a queue is polled.
@@ -84,6 +89,8 @@ struct Trouble {
     status: Status,
     /// It never reached an answer: the queue died.
     lost: bool,
+    /// What of fencing went with the queue.
+    fencing: Fencing,
 }
 
 impl Channel {
@@ -106,6 +113,7 @@ impl Channel {
             slab: Slab::new(depth),
             crowded: Vec::new(),
             parked: Parked::with_capacity(depth),
+            held: Held::default(),
             delayed: BinaryHeap::with_capacity(depth),
             troubled: Vec::with_capacity(depth),
             backlog: Vec::new(),
@@ -163,6 +171,9 @@ impl Channel {
             let reason = SubmitReason::Full { depth: self.slab.depth() };
             SubmitError { reason, buffer: request.buffer }
         })?;
+        if !self.held.is_empty() && self.hold_behind(at) {
+            return Ok(());
+        }
         if ahead {
             self.wait_for_room(at);
         } else {
@@ -193,6 +204,9 @@ impl Channel {
         self.poll_queues(now, done);
         if !self.troubled.is_empty() {
             self.handle_trouble(now, done);
+        }
+        if !self.held.is_empty() {
+            self.look_at_held();
         }
         if !self.crowded.is_empty() {
             self.send_waiting();
@@ -260,7 +274,7 @@ fn reap(
     entry.data = completion.data;
     if !status.is_success() {
         entry.place = request::Place::Waiting;
-        troubled.push(Trouble { at, status, lost: false });
+        troubled.push(Trouble { at, status, lost: false, fencing: Fencing::Needless });
         return;
     }
     if entry.started != Instant::ZERO {
@@ -323,6 +337,7 @@ impl AsFd for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
+        self.forget_held();
         // The others are closed before their identifiers are given to somebody else.
         let channel = self.letters.id;
         for (association, queue) in self.queues.take_idle() {

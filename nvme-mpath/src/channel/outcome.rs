@@ -11,6 +11,7 @@ use super::policy::{Route, elsewhere};
 use super::request::{IoCompletion, Place};
 use super::{Channel, Trouble};
 use crate::error::IoError;
+use crate::fence::Fencing;
 use crate::mailbox::Command;
 
 /// Path errors that a request survives. A lost connection is none: that may happen any number of
@@ -24,10 +25,10 @@ impl Channel {
     /// A queue has ended: its requests go elsewhere, and the control plane is told.
     pub(super) fn queue_died(&mut self, place: usize, error: TransportError) {
         let gone = self.queues.remove(place, self.sleep.epoll());
-        let association = gone.association;
+        let (association, fencing) = (gone.association, gone.fencing);
         // Closed before its requests are sent again.
         drop(gone);
-        self.mark_lost();
+        self.mark_lost(fencing);
         let channel = self.letters.id;
         let commands = &self.shared.commands;
         commands.send(Command::QueueFailed { association, channel, error });
@@ -35,9 +36,10 @@ impl Channel {
     }
 
     /// What a queue ended itself was not answered by a controller.
-    pub(super) fn mark_lost(&mut self) {
-        for trouble in &mut self.troubled {
-            trouble.lost |= trouble.status.is(Status::ABORTED_BY_HOST);
+    fn mark_lost(&mut self, fencing: Fencing) {
+        let ended = |t: &&mut Trouble| !t.lost && t.status.is(Status::ABORTED_BY_HOST);
+        for trouble in self.troubled.iter_mut().filter(ended) {
+            (trouble.lost, trouble.fencing) = (true, fencing);
         }
     }
 
@@ -62,7 +64,12 @@ impl Channel {
         }
         if trouble.lost {
             known.head.counters.failovers.fetch_add(1, Ordering::Relaxed);
-            self.send(at);
+            let holds = trouble.fencing.holds(known.head.fence()) && !self.closed;
+            if holds && self.slab[at].op.modifies() {
+                self.hold(at, association);
+            } else {
+                self.send(at);
+            }
             return;
         }
         let path = known.view.paths.iter().find(|p| p.association == association);

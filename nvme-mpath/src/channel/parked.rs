@@ -143,6 +143,7 @@ impl Channel {
     }
 
     pub(super) fn fail(&mut self, at: u32, error: IoError, done: &mut Vec<IoCompletion>) {
+        self.let_go(at);
         done.push(self.slab.finish(at, Err(Box::new(error))));
     }
 }

@@ -9,9 +9,11 @@ use nvme_core::transport::{Data, Queue, Rejected, Tag};
 use rustix::event::epoll;
 
 use super::pace::{Kind, Pace};
+use crate::fence::Fencing;
 use crate::ids::AssociationId;
 use crate::latency::PathCounts;
 use crate::load::Board;
+use crate::mailbox::Handover;
 use crate::numa::NumaTopology;
 
 /// A queue that is the channel's.
@@ -26,6 +28,7 @@ pub(super) struct ChannelQueue {
     pub(super) others: u32,
     /// What is measured of it, where times are taken.
     pub(super) meter: Meter,
+    pub(super) fencing: Fencing,
     /// Its descriptor was reported since it was last polled.
     pub(super) woken: bool,
     /// Commands were submitted since it was last flushed.
@@ -246,15 +249,8 @@ impl Queues {
         *self.slot(association) = Entry::Refused { epoch: association.epoch, granted };
     }
 
-    pub(super) fn add(
-        &mut self,
-        association: AssociationId,
-        qid: u16,
-        queue: Box<dyn Queue>,
-        board: Arc<Board>,
-        counts: Option<Arc<PathCounts>>,
-        epoll: impl AsFd,
-    ) {
+    pub(super) fn add(&mut self, handover: Handover, epoll: impl AsFd) {
+        let Handover { association, qid, queue, board, counts, fencing } = handover;
         self.generation += 1;
         if let Some(fd) = queue.fd() {
             let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
@@ -272,6 +268,7 @@ impl Queues {
             room,
             others: 0,
             meter: Meter { pace: Pace::default(), counts },
+            fencing,
             woken: true,
             dirty: false,
             draining: false,

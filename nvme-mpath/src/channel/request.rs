@@ -110,6 +110,8 @@ pub(super) enum Place {
     Parked(Instant),
     /// Waiting for its time to be sent again.
     Delayed,
+    /// Held until a lost controller is fenced.
+    Held,
 }
 
 /// One request under way.

@@ -88,6 +88,7 @@ impl Channel {
             || !self.backlog.is_empty()
             || !self.parked.hopeless.is_empty()
             || !self.troubled.is_empty()
+            || self.held.is_stirred()
             || self.queues.iter().any(|q| q.dirty || q.queue.has_pending_work())
         {
             return Some(Instant::ZERO);

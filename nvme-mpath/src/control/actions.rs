@@ -202,6 +202,8 @@ impl Control {
     }
 
     pub(super) fn tear_down(&mut self, at: usize, now: Instant) {
+        let Some(association) = self.slots[at].as_ref().map(|slot| slot.id) else { return };
+        self.remember_ended(at, now);
         let Some(slot) = self.slots[at].as_mut() else { return };
         if let Some(mut association) = slot.association.take() {
             association.kill();
@@ -233,6 +235,7 @@ impl Control {
         slot.teardown_by = Some(now + TEARDOWN_LIMIT);
         self.set_paths_unready(at, now);
         self.finish_teardown(at, now);
+        self.resetter_lost(association, now);
     }
 
     /// Whether nothing reaches memory any more by the association that was killed. Where that takes
@@ -310,6 +313,9 @@ impl Control {
                     self.emit(now, &Event::ControllerState { controller, address, from, to });
                 }
                 self.state_changed(at, to, now);
+                if to == State::Live {
+                    self.ask_for_resets(now);
+                }
             }
             ControllerEvent::Identified(info) => {
                 slot.status.facts.lock().info = Some(Arc::clone(&info));
@@ -344,6 +350,7 @@ impl Control {
             ControllerEvent::ScanFailed { error } | ControllerEvent::AnaFailed { error } => {
                 self.emit(now, &Event::ControllerTrouble { controller, address, error });
             }
+            ControllerEvent::CrossReset { user, outcome } => self.reset_ended(user, outcome, now),
             ControllerEvent::FastIoFail => {
                 slot.fail_fast = true;
                 self.set_awaited(at, now);

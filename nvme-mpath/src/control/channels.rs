@@ -9,7 +9,7 @@ use nvme_core::transport::Queue;
 use super::Control;
 use super::slot::OwnQueue;
 use crate::ids::{AssociationId, ChannelId};
-use crate::mailbox::{ChannelShared, Letter};
+use crate::mailbox::{ChannelShared, Handover, Letter};
 
 /// How long a controller that is to be deleted waits for its queues. What is in flight after that
 /// fails over; a channel that is never polled must not keep the controller.
@@ -133,11 +133,14 @@ impl Control {
         let owner = slot.map.assigned.iter().find(|(_, q)| **q == qid).map(|(id, _)| *id);
         let Some(channel) = owner.and_then(|id| self.channels.get(&id)) else { return };
         own.queue.set_in_capsule_data(slot.in_capsule);
+        slot.handed_out = true;
         slot.map.handed.insert(qid, channel.id);
         slot.board.give(qid);
         let (association, board) = (slot.id, Arc::clone(&slot.board));
         let counts = channel.histograms.then(|| slot.status.latency.lock().of(channel.id));
-        channel.send(Letter::QueueUp { association, qid, queue: own.queue, board, counts });
+        let (queue, fencing) = (own.queue, self.fencing(at));
+        let handover = Handover { association, qid, queue, board, counts, fencing };
+        channel.send(Letter::QueueUp(handover));
     }
 
     /// A channel that is being closed gives a queue back that works. To open another one in its

@@ -1,5 +1,6 @@
 //! What programs and channels ask of the control plane.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nvme_core::controller::{Controller as Machine, ControllerConfig, RemovedCause};
@@ -71,6 +72,7 @@ impl Control {
                     self.marginal_changed(at, now);
                 }
             }
+            Command::Fence { association, channel } => self.fence(association, channel, now),
             Command::RemovalRearmed(head, timer) => self.removal_rearmed(&head, timer, now),
             Command::FinishRemoval(head) => self.finish_removal(&head, now),
             Command::HeadChanged => self.views_changed = true,
@@ -147,6 +149,8 @@ impl Control {
             teardown_by: None,
             delete_by: None,
             restart_at: None,
+            handed_out: false,
+            fence_waiting: BTreeSet::new(),
             info: None,
             namespaces: Default::default(),
             ana: None,

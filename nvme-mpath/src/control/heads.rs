@@ -1,7 +1,7 @@
 //! Namespaces become paths of heads: who belongs to whom, and who is told.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU8};
 
 use nvme_core::ana::{AnaSnapshot, AnaState};
 use nvme_core::controller::{NamespaceInfo, State};
@@ -311,6 +311,7 @@ impl Control {
             view: ViewCell::new(view),
             fail_if_no_path: AtomicBool::new(false),
             choice: Default::default(),
+            fence: AtomicU8::new(0),
             counters: Default::default(),
             host: Arc::downgrade(&self.shared),
         });

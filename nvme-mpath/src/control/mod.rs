@@ -6,6 +6,7 @@
 mod actions;
 mod channels;
 mod commands;
+mod fence;
 mod heads;
 mod removal;
 mod slot;
@@ -27,6 +28,7 @@ use crate::host::Shared;
 use crate::ids::{ChannelId, ControllerId};
 use crate::lifecycle::Timer;
 use crate::mailbox::ChannelShared;
+use fence::Ended;
 use heads::{HeadEntry, IdKey};
 use slot::Slot;
 
@@ -51,6 +53,8 @@ pub(crate) struct Control {
     /// Reports of namespaces so far.
     reports: u64,
     timers: BinaryHeap<Reverse<(Instant, u32, u64)>>,
+    /// Associations that have ended and may live on at the target, by epoch.
+    ended: BTreeMap<u64, Ended>,
     channels: BTreeMap<ChannelId, Arc<ChannelShared>>,
     /// Queues to be polled before the next wait.
     repoll: Vec<(usize, u16)>,
@@ -79,6 +83,7 @@ impl Control {
             offer: false,
             reports: 0,
             timers: BinaryHeap::new(),
+            ended: BTreeMap::new(),
             channels: BTreeMap::new(),
             repoll: Vec::new(),
             next_epoch: 1,
@@ -123,6 +128,7 @@ impl Control {
             self.run_slot_timers(at, now);
         }
         self.run_removal_timers(now);
+        self.run_fence_timers(now);
         self.offer_refused(now);
         self.poll_queues(now);
         if std::mem::take(&mut self.views_changed) {
@@ -137,9 +143,10 @@ impl Control {
             return Some(now);
         }
         let slots = self.slots.iter().flatten().filter_map(|s| s.deadline(now));
+        let slots = earlier(slots.min(), self.fence_deadline());
         let timer = self.timers.peek().map(|Reverse((at, _, _))| *at);
         let orphan = self.orphaned.then(|| now + ORPHAN_CHECK);
-        earlier(slots.min(), earlier(timer, orphan)).filter(|d| *d != Instant::NEVER)
+        earlier(slots, earlier(timer, orphan)).filter(|d| *d != Instant::NEVER)
     }
 
     fn repoll_all(&mut self) {

@@ -77,6 +77,10 @@ pub(super) struct Slot {
     pub(super) delete_by: Option<Instant>,
     /// When the controller begins anew after it was given up.
     pub(super) restart_at: Option<Instant>,
+    /// A channel got a queue of this association.
+    pub(super) handed_out: bool,
+    /// Channels that hold writes of this association, which has not ended yet.
+    pub(super) fence_waiting: BTreeSet<ChannelId>,
     pub(super) info: Option<Arc<ControllerInfo>>,
     pub(super) namespaces: BTreeMap<u32, Namespace>,
     pub(super) ana: Option<Arc<AnaSnapshot>>,

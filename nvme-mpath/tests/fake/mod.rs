@@ -18,7 +18,8 @@ use nvme_mpath::{
     IoCompletion, IoRequest,
 };
 
-pub use model::{Io, Ns, World};
+#[allow(unused_imports, reason = "each test binary uses a part")]
+pub use model::{Io, Ns, Port, World};
 
 pub const SUBSYSTEM: &str = "nqn.2026-01.org.example:sub";
 

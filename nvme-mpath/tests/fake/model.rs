@@ -12,7 +12,7 @@ use nvme_core::spec::identify::{
     IdentifyController, IdentifyNamespace, MultiPathCapabilities, NamespaceIds, NamespaceSharing,
     NsidList, cns,
 };
-use nvme_core::spec::log::{self, AnaLog, lid};
+use nvme_core::spec::log::{self, AnaLog, ResetState, lid};
 use nvme_core::spec::opcode::{AdminOpcode, FabricsType};
 use nvme_core::spec::registers::{Cap, Cc, Csts, Version, offset};
 use nvme_core::spec::{Cqe, Sqe, Status};
@@ -57,6 +57,16 @@ pub struct Port {
     /// I/O queues granted.
     pub granted: u32,
     pub io: Io,
+    /// Command Quiesce Time in milliseconds.
+    pub cqt: u16,
+    /// Cross-controller resets that the controller takes at once; 0: it and its like know of none.
+    pub ccrl: u8,
+    /// A reset is not done at once: the log and an event tell of it when the test says so.
+    pub slow_reset: bool,
+    /// What the reset log says of each controller.
+    pub reset_log: BTreeMap<u16, ResetState>,
+    /// Writes whose connection has died, with the controller that may still execute them.
+    pub late: Vec<(u16, InFlight)>,
     /// Connects of I/O queues are not answered.
     pub hold_io_connect: bool,
     /// The end of a shutdown is not told.
@@ -79,6 +89,11 @@ impl Port {
             ana_changes: 1,
             granted: 16,
             io: Io::Answer,
+            cqt: 0,
+            ccrl: 0,
+            slow_reset: false,
+            reset_log: BTreeMap::new(),
+            late: Vec::new(),
             hold_io_connect: false,
             slow_shutdown: false,
             executed: Vec::new(),
@@ -239,6 +254,70 @@ impl World {
         });
     }
 
+    /// Takes a Cross-Controller Reset. The other controller may be at any port.
+    fn cross_reset(&self, name: &str, link: &Link, sqe: Sqe, tag: Tag) {
+        let cntlid = sqe.cdw10.get() as u16;
+        assert_eq!(u64::from(sqe.cdw12.get()), cirn(cntlid), "the instance that it was");
+        let slow = self.port(name, |port| port.slow_reset);
+        let state = if slow { ResetState::IN_PROGRESS } else { ResetState::SUCCESS };
+        self.port(name, |port| _ = port.reset_log.insert(cntlid, state));
+        if !slow {
+            self.forget_late(cntlid);
+        }
+        let mut wire = link.lock();
+        wire.in_flight.insert(tag, InFlight { sqe, data: Data::None });
+        wire.answers.push_back((tag, Status::SUCCESS, u64::from(!slow)));
+    }
+
+    /// A controller is reset: it executes nothing any more.
+    fn forget_late(&self, cntlid: u16) {
+        let mut ports = self.ports.lock().unwrap();
+        ports.values_mut().for_each(|port| port.late.retain(|(of, _)| *of != cntlid));
+    }
+
+    /// Ends the slow resets that a port was asked for, and says so.
+    pub fn finish_resets(&self, name: &str, state: ResetState) {
+        let under_way = self.port(name, |port| {
+            let mut done = Vec::new();
+            for (cntlid, s) in port.reset_log.iter_mut().filter(|(_, s)| **s != state) {
+                *s = state;
+                done.push(*cntlid);
+            }
+            done
+        });
+        if state == ResetState::SUCCESS {
+            under_way.into_iter().for_each(|cntlid| self.forget_late(cntlid));
+        }
+        self.port(name, |port| Self::event(port, 0x001e_f402));
+    }
+
+    /// Keeps the writes that a dead queue has and that were not executed.
+    pub fn bury(&self, name: &str, link: &Link) {
+        if link.lock().dead.is_none() {
+            return;
+        }
+        self.port(name, |port| {
+            let mut wire = link.lock();
+            for tag in std::mem::take(&mut wire.held) {
+                let Some(InFlight { sqe, data: Data::Write(b) }) = wire.in_flight.get(&tag) else {
+                    continue;
+                };
+                let data = Data::Write(b.as_slice().to_vec().into());
+                port.late.push((link.session.cntlid, InFlight { sqe: *sqe, data }));
+            }
+        });
+    }
+
+    /// Executes the writes whose connections have died. Their user bytes.
+    pub fn execute_late(&self, name: &str) -> Vec<u8> {
+        self.port(name, |port| {
+            let late = std::mem::take(&mut port.late);
+            let from = port.executed.len();
+            late.iter().for_each(|(_, command)| execute(port, command));
+            port.executed[from..].iter().map(|e| e.3).collect()
+        })
+    }
+
     /// A new controller, with an identifier of its own.
     pub fn session(&self) -> Arc<Session> {
         let cntlid = self.sessions.fetch_add(1, Ordering::Relaxed);
@@ -262,6 +341,9 @@ impl World {
 
     /// Takes a command.
     pub fn submit(&self, name: &str, link: &Arc<Link>, sqe: Sqe, data: Data, tag: Tag) {
+        if link.qid == 0 && sqe.opcode == AdminOpcode::CROSS_CONTROLLER_RESET.0 {
+            return self.cross_reset(name, link, sqe, tag);
+        }
         self.port(name, |port| {
             let mut wire = link.lock();
             let mut command = InFlight { sqe, data };
@@ -277,6 +359,14 @@ impl World {
             }
         });
     }
+}
+
+fn ciu(cntlid: u16) -> u8 {
+    cntlid as u8 ^ 0x5a
+}
+
+fn cirn(cntlid: u16) -> u64 {
+    u64::from(cntlid) + 1000
 }
 
 fn io(port: &mut Port, wire: &mut Wire, command: &InFlight, tag: Tag) -> Option<(Status, u64)> {
@@ -402,6 +492,13 @@ fn identify(
             c.oaes = (1 << 8 | 1 << 11).into();
             c.lpa = 1 << 2;
             c.cmic = MultiPathCapabilities::MULTIPLE_CONTROLLERS;
+            c.cqt = port.cqt.into();
+            c.ccrl = port.ccrl;
+            if port.ccrl != 0 {
+                c.ciu = ciu(link.session.cntlid);
+                c.cirn = cirn(link.session.cntlid).into();
+                c.oaes = (1 << 8 | 1 << 11 | 1 << 20).into();
+            }
             if port.ana.is_some() {
                 c.cmic |= MultiPathCapabilities::ANA;
                 c.nanagrpid = 16.into();
@@ -459,6 +556,13 @@ fn log_page(port: &mut Port, command: &mut InFlight, args: GetLogPage) -> Option
             let bytes = AnaLog::encode(port.ana_changes, list);
             let from = (args.offset as usize).min(bytes.len());
             fill(command, &bytes[from..])
+        }
+        lid::CROSS_CONTROLLER_RESET => {
+            let entry = |(cntlid, state): (&u16, &ResetState)| {
+                log::CrossControllerResetEntry::new(*cntlid, ciu(*cntlid), *state)
+            };
+            let entries: Vec<_> = port.reset_log.iter().map(entry).collect();
+            fill(command, &log::CrossControllerResetLog::encode(&entries))
         }
         lid::CHANGED_NAMESPACES => fill(command, &[0; 4096]),
         _ => Some((Status::INVALID_LOG_PAGE.with_dnr(), 0)),

@@ -131,6 +131,7 @@ impl Queue for FakeQueue {
 
     fn poll(&mut self, _: Instant, sink: &mut dyn Sink) -> QueueStatus {
         self.polled = true;
+        self.world.bury(&self.port, &self.link);
         let mut wire = self.link.lock();
         if let Some(error) = wire.dead.clone() {
             wire.told_dead = true;
