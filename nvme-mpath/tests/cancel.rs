@@ -1,5 +1,6 @@
 //! Requests that are taken back, wherever they are; and removals that are.
 
+#[expect(unused_imports, reason = "this test needs less of the bench than others")]
 mod fake;
 
 use fake::{Bench, Io};

@@ -1,5 +1,6 @@
 //! Writes that were in flight on a path that is lost: when they are sent again, and when not.
 
+#[expect(unused_imports, reason = "this test needs less of the bench than others")]
 mod fake;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use nvme_mpath::{
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How a port is set up.
-type Setup = fn(&mut fake::Port);
+type Setup = fn(&mut fake::model::Port);
 
 const PLAIN: Setup = |_| {};
 const QUIESCES: Setup = |p| p.cqt = 500;

@@ -2,20 +2,24 @@
 //! namespaces changed, windows moved, channels opened and closed, answers held back and made errors;
 //! and what must hold all the same.
 //!
+//! Controllers also execute writes whose connection has died, as long as they may: none of those may
+//! have been reported as done, or as not done, by then. Without fencing the same seeds find such.
+//!
 //! A seed that fails is run alone with `SEED=n cargo test -p nvme-mpath --test random`; more of them
 //! with `SEEDS=n`.
 
 mod fake;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fake::{Bench, Io, Ns, quiet};
 use nvme_core::spec::Status;
+use nvme_core::spec::log::ResetState;
 use nvme_core::time::Duration;
 use nvme_mpath::{
-    Channel, ChannelOptions, Controller, DelayedRemoval, HeadState, IoCompletion, IoRequest,
-    SubmitReason, Window,
+    Channel, ChannelOptions, Controller, ControllerOptions, DelayedRemoval, Fence, HeadState,
+    IoCompletion, IoRequest, SubmitReason, Window,
 };
 
 const SEEDS: u64 = 400;
@@ -38,6 +42,15 @@ impl Dice {
     }
 }
 
+/// How long a controller may execute what it has of a connection that died.
+const MAY_LIVE_ON: Duration = Duration::from_secs(2);
+
+fn options() -> ControllerOptions {
+    let mut options = quiet();
+    options.fence_time = Some(MAY_LIVE_ON);
+    options
+}
+
 struct Run {
     bench: Bench,
     dice: Dice,
@@ -48,12 +61,22 @@ struct Run {
     under_way: BTreeMap<u64, bool>,
     next: u64,
     succeeded: u64,
+    /// Requests whose end was reported as certain.
+    certain: BTreeSet<u64>,
+    /// Those of them that were executed after that.
+    resurrected: Vec<u64>,
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, fencing: bool) -> Self {
         let mut dice = Dice(seed);
+        let reported = dice.of(&[0, 1, 2, 3]);
         let mut bench = Bench::with(|options| {
+            options.fence = match (fencing, reported) {
+                (false, _) => Fence::Off,
+                (true, 0) => Fence::Strict,
+                (true, _) => Fence::Auto,
+            };
             options.delayed_removal = DelayedRemoval::after(Window::For(Duration::from_secs(5)));
         });
         let ana = dice.roll(2) == 0;
@@ -63,9 +86,13 @@ impl Run {
                 p.namespaces.insert(2, Ns::new(2));
                 p.ana = ana.then(|| [(1, 1), (2, 2)].into());
                 p.granted = granted;
+                p.cqt = u16::from(reported == 1);
+                p.ccrl = if reported > 1 { 1 } else { 0 };
+                p.slow_reset = reported == 3;
             });
         }
-        let controllers = PORTS[..2].iter().map(|port| bench.connect(port)).collect();
+        let controllers =
+            PORTS[..2].iter().map(|port| bench.connect_with(port, options())).collect();
         Self {
             bench,
             dice,
@@ -75,6 +102,8 @@ impl Run {
             under_way: BTreeMap::new(),
             next: 1,
             succeeded: 0,
+            certain: BTreeSet::new(),
+            resurrected: Vec::new(),
         }
     }
 
@@ -109,6 +138,9 @@ impl Run {
             assert_eq!(owner, Some(second), "request {number} ended twice, or elsewhere");
             assert_eq!(done.buffer.len(), 512, "request {number} without its buffer");
             assert_eq!(done.buffer.as_slice()[0], number as u8, "another request's buffer");
+            if !done.uncertain {
+                self.certain.insert(number);
+            }
             if done.result.is_ok() {
                 self.succeeded += 1;
                 let ports = PORTS.iter();
@@ -145,7 +177,7 @@ impl Run {
         let port = self.dice.of(&PORTS);
         let nsid = self.dice.roll(2) as u32 + 1;
         let world = Arc::clone(&self.bench.world);
-        match self.dice.roll(26) {
+        match self.dice.roll(29) {
             0 | 1 => world.pull(port),
             2..=4 => world.plug(port),
             5 => world.cut(port, self.dice.roll(4) as u16),
@@ -183,7 +215,7 @@ impl Run {
             }
             20 => self.bench.host.heads().iter().for_each(|h| _ = h.remove_now()),
             21 => {
-                let mut options = quiet();
+                let mut options = options();
                 options.ctrl_loss_tmo = Some(Duration::from_secs(self.dice.of(&[0, 3, 100])));
                 options.reattach_delay = self.dice.of(&[None, Some(Duration::from_secs(1))]);
                 options.fast_io_fail_tmo = self.dice.of(&[None, Some(Duration::from_secs(2))]);
@@ -200,6 +232,10 @@ impl Run {
                 let at = self.dice.roll(self.controllers.len() as u64) as usize;
                 self.controllers[at].reset("the dice said so");
             }
+            26 | 27 => self.execute_late(port),
+            28 => {
+                world.finish_resets(port, self.dice.of(&[ResetState::SUCCESS, ResetState::FAILED]))
+            }
             24 if self.second.is_none() => {
                 self.second = Some(self.bench.host.channel(ChannelOptions::default()).unwrap());
             }
@@ -209,6 +245,15 @@ impl Run {
                 self.under_way.retain(|_, second| !*second);
             }
             _ => {}
+        }
+    }
+
+    /// A controller executes what it has of connections that died, if it still may.
+    fn execute_late(&mut self, port: &str) {
+        for (_, _, number, _) in self.bench.world.execute_late_within(port, MAY_LIVE_ON) {
+            if self.certain.contains(&number) {
+                self.resurrected.push(number);
+            }
         }
     }
 
@@ -328,9 +373,10 @@ fn whatever_happens_each_request_ends_once_and_each_pin_comes_back() {
     let (mut all, mut good) = (0, 0);
     for seed in seeds {
         let guard = Guard(seed);
-        let mut run = Run::new(seed);
+        let mut run = Run::new(seed, true);
         run.go();
         run.heal();
+        assert!(run.resurrected.is_empty(), "executed after their end: {:?}", run.resurrected);
         (all, good) = (all + run.next, good + run.succeeded);
         run.end();
         std::mem::forget(guard);
@@ -339,6 +385,16 @@ fn whatever_happens_each_request_ends_once_and_each_pin_comes_back() {
         good * 4 > all || all < 10_000,
         "only {good} of {all} requests succeeded: the test shows little"
     );
+}
+
+#[test]
+fn without_fencing_writes_are_executed_after_their_end() {
+    let found = (0..SEEDS).find(|seed| {
+        let mut run = Run::new(*seed, false);
+        run.go();
+        !run.resurrected.is_empty()
+    });
+    assert!(found.is_some(), "{SEEDS} seeds found nothing: the check is worth nothing");
 }
 
 /// Says which seed it was.

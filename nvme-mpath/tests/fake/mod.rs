@@ -5,7 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-mod model;
+pub mod model;
 mod queue;
 
 use std::sync::Arc;
@@ -18,8 +18,7 @@ use nvme_mpath::{
     IoCompletion, IoRequest,
 };
 
-#[allow(unused_imports, reason = "each test binary uses a part")]
-pub use model::{Io, Ns, Port, World};
+pub use model::{Io, Ns, World};
 
 pub const SUBSYSTEM: &str = "nqn.2026-01.org.example:sub";
 
@@ -76,7 +75,8 @@ impl Bench {
     }
 
     pub fn with(change: impl FnOnce(&mut HostOptions)) -> Self {
-        let (world, clock) = (World::new(), TestClock::new());
+        let clock = TestClock::new();
+        let world = World::at(&clock);
         let mut options = host_options(&world, &clock);
         change(&mut options);
         let host = Host::new(options).unwrap();

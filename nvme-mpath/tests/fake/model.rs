@@ -1,7 +1,7 @@
 //! What the controllers are made of: ports that a test changes at will.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nvme_core::nqn::{Nqn, Uuid};
@@ -16,9 +16,13 @@ use nvme_core::spec::log::{self, AnaLog, ResetState, lid};
 use nvme_core::spec::opcode::{AdminOpcode, FabricsType};
 use nvme_core::spec::registers::{Cap, Cc, Csts, Version, offset};
 use nvme_core::spec::{Cqe, Sqe, Status};
+use nvme_core::time::{Clock, Duration, Instant};
 use nvme_core::transport::{Data, Tag, TransportError};
+
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
+
+use super::TestClock;
 
 /// What becomes of I/O commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +70,7 @@ pub struct Port {
     /// What the reset log says of each controller.
     pub reset_log: BTreeMap<u16, ResetState>,
     /// Writes whose connection has died, with the controller that may still execute them.
-    pub late: Vec<(u16, InFlight)>,
+    pub late: Vec<(u16, Instant, InFlight)>,
     /// Connects of I/O queues are not answered.
     pub hold_io_connect: bool,
     /// The end of a shutdown is not told.
@@ -121,6 +125,7 @@ pub struct InFlight {
 #[derive(Default)]
 pub struct Wire {
     pub dead: Option<TransportError>,
+    pub dead_since: Instant,
     pub told_dead: bool,
     pub in_flight: BTreeMap<Tag, InFlight>,
     pub answers: VecDeque<(Tag, Status, u64)>,
@@ -135,6 +140,7 @@ pub struct Wire {
 pub struct Session {
     pub cntlid: u16,
     cc: Mutex<Cc>,
+    told_shut_down: AtomicBool,
 }
 
 /// One queue.
@@ -142,6 +148,7 @@ pub struct Link {
     pub session: Arc<Session>,
     pub qid: u16,
     pub wire: Mutex<Wire>,
+    clock: Arc<TestClock>,
 }
 
 impl Link {
@@ -153,6 +160,7 @@ impl Link {
         let mut wire = self.lock();
         if wire.dead.is_none() {
             wire.dead = Some(why);
+            wire.dead_since = self.clock.now();
         }
     }
 }
@@ -160,6 +168,9 @@ impl Link {
 /// All ports.
 pub struct World {
     sessions: AtomicU16,
+    clock: Arc<TestClock>,
+    /// Controllers that others have reset.
+    reset: Mutex<BTreeSet<u16>>,
     ports: Mutex<BTreeMap<String, Port>>,
 }
 
@@ -171,7 +182,18 @@ impl std::fmt::Debug for World {
 
 impl World {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { sessions: AtomicU16::new(1), ports: Mutex::default() })
+        Self::at(&TestClock::new())
+    }
+
+    /// One whose time is that of a clock.
+    pub fn at(clock: &Arc<TestClock>) -> Arc<Self> {
+        let clock = Arc::clone(clock);
+        Arc::new(Self {
+            sessions: AtomicU16::new(1),
+            clock,
+            reset: Mutex::default(),
+            ports: Mutex::default(),
+        })
     }
 
     /// Looks at a port, or changes it. It is there from the first look on.
@@ -271,8 +293,9 @@ impl World {
 
     /// A controller is reset: it executes nothing any more.
     fn forget_late(&self, cntlid: u16) {
+        self.reset.lock().unwrap().insert(cntlid);
         let mut ports = self.ports.lock().unwrap();
-        ports.values_mut().for_each(|port| port.late.retain(|(of, _)| *of != cntlid));
+        ports.values_mut().for_each(|port| port.late.retain(|(of, ..)| *of != cntlid));
     }
 
     /// Ends the slow resets that a port was asked for, and says so.
@@ -297,31 +320,48 @@ impl World {
             return;
         }
         self.port(name, |port| {
+            // One that has said that it is shut down, or was reset, executes nothing.
+            let reset = self.reset.lock().unwrap().contains(&link.session.cntlid);
+            if reset || link.session.told_shut_down.load(Ordering::Relaxed) {
+                return;
+            }
             let mut wire = link.lock();
             for tag in std::mem::take(&mut wire.held) {
                 let Some(InFlight { sqe, data: Data::Write(b) }) = wire.in_flight.get(&tag) else {
                     continue;
                 };
                 let data = Data::Write(b.as_slice().to_vec().into());
-                port.late.push((link.session.cntlid, InFlight { sqe: *sqe, data }));
+                let command = InFlight { sqe: *sqe, data };
+                port.late.push((link.session.cntlid, wire.dead_since, command));
             }
         });
     }
 
     /// Executes the writes whose connections have died. Their user bytes.
     pub fn execute_late(&self, name: &str) -> Vec<u8> {
+        let executed = self.execute_late_within(name, Duration::MAX);
+        executed.into_iter().map(|e| e.3).collect()
+    }
+
+    /// Executes those of them whose connections have died less than that ago, and drops the others.
+    pub fn execute_late_within(&self, name: &str, time: Duration) -> Vec<(u32, u8, u64, u8)> {
+        let now = self.clock.now();
         self.port(name, |port| {
             let late = std::mem::take(&mut port.late);
             let from = port.executed.len();
-            late.iter().for_each(|(_, command)| execute(port, command));
-            port.executed[from..].iter().map(|e| e.3).collect()
+            for (_, since, command) in &late {
+                if now.saturating_since(*since) < time {
+                    execute(port, command);
+                }
+            }
+            port.executed[from..].to_vec()
         })
     }
 
     /// A new controller, with an identifier of its own.
     pub fn session(&self) -> Arc<Session> {
         let cntlid = self.sessions.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Session { cntlid, cc: Mutex::new(Cc(0)) })
+        Arc::new(Session { cntlid, cc: Mutex::new(Cc(0)), told_shut_down: AtomicBool::new(false) })
     }
 
     /// A new queue; `None` if the port is down.
@@ -332,7 +372,8 @@ impl World {
             if !port.up {
                 return None;
             }
-            let link = Arc::new(Link { session: session.clone(), qid, wire: Mutex::default() });
+            let (session, clock) = (session.clone(), self.clock.clone());
+            let link = Arc::new(Link { session, qid, wire: Mutex::default(), clock });
             port.links.push(link.clone());
             port.all.push(link.clone());
             Some(link)
@@ -453,6 +494,7 @@ fn fabrics(port: &mut Port, link: &Link, sqe: &Sqe) -> Option<(Status, u64)> {
                 offset::CSTS => {
                     let cc = *session.cc.lock().unwrap();
                     let over = cc.shn() != 0 && !port.slow_shutdown;
+                    session.told_shut_down.store(over, Ordering::Relaxed);
                     let shst = if over { Csts::SHST_COMPLETE } else { Csts::SHST_NORMAL };
                     Csts(0).with_rdy(cc.en()).with_shst(shst).0.into()
                 }
