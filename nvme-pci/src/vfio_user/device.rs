@@ -17,6 +17,7 @@ use rustix::net::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::config::{self, Messages};
 use super::connection::{Connection, Failure, Reply};
 use super::wire::{self, Access, Command, DeviceInfo, DmaMap, DmaUnmap, SetIrqs};
 use crate::backend::{Backend, BackendError, Mmio};
@@ -125,6 +126,8 @@ pub(super) struct Device {
     /// Message signalled interrupts, and which kind of them.
     vectors: u32,
     irq_index: u32,
+    /// Interrupts are enabled.
+    interrupting: AtomicBool,
     /// A second name of the socket, to look at it without waiting for an answer's turn.
     socket: OwnedFd,
     pool: Pool,
@@ -158,6 +161,7 @@ impl Device {
             );
             return Err(unusable(address, reason));
         }
+        config::silence(&config).map_err(failed("forbidding interrupts"))?;
         let (vectors, irq_index) = interrupts(&link).map_err(failed("asking for interrupts"))?;
         let bar = open_bar(address, &link)?;
         Ok(Self {
@@ -168,6 +172,7 @@ impl Device {
             can_reset: info.flags & abi::DEVICE_CAN_RESET != 0,
             vectors,
             irq_index,
+            interrupting: AtomicBool::new(false),
             socket,
             pool: Pool::default(),
             next_bus: Mutex::new(FIRST_BUS),
@@ -188,6 +193,15 @@ impl Device {
             return BackendError::Gone { address: self.address.clone() };
         }
         io_error(&self.address, what)(error)
+    }
+
+    /// Lets the function raise the interrupts that have been set up.
+    fn enable_interrupts(&self) -> Result<(), BackendError> {
+        let kind = if self.irq_index == abi::IRQ_MSIX { Messages::MsiX } else { Messages::Msi };
+        config::switch(&self.config, kind, true)
+            .map_err(|error| self.config_error("enabling interrupts", error))?;
+        self.interrupting.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Has the server map `size` bytes of a file.
@@ -370,6 +384,7 @@ impl Backend for Device {
         self.link
             .request(Command::SetIrqs, &[set.as_bytes()], Some(event.as_fd()))
             .map_err(|f| self.error(format!("setting up interrupt {vector}"), f))?;
+        self.enable_interrupts()?;
         Ok(Some(event))
     }
 
@@ -387,7 +402,8 @@ impl Backend for Device {
         // A reset of a function clears it; the kernel's VFIO puts it back, and so does this.
         self.config
             .write(COMMAND, &command)
-            .map_err(|error| self.config_error("restoring the command register", error))
+            .map_err(|error| self.config_error("restoring the command register", error))?;
+        if self.interrupting.load(Ordering::Relaxed) { self.enable_interrupts() } else { Ok(()) }
     }
 
     fn set_bus_master(&self, on: bool) -> Result<(), BackendError> {

@@ -3,6 +3,7 @@
 //! Control goes by messages; doorbells are in memory that both processes map where the server offers
 //! that, and DMA memory is in files that the server maps, so that no message is sent per I/O.
 
+mod config;
 mod connection;
 mod device;
 mod wire;
