@@ -1,9 +1,10 @@
 //! What the benches have in common: a target, a host with some paths to it, and a loop that keeps a
 //! queue full.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod instant;
+pub mod ring;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,13 @@ use nvme_core::nqn::{Nqn, Uuid};
 use nvme_mpath::{
     Channel, ChannelOptions, ControllerOptions, Head, Host, HostOptions, IoOp, IoRequest,
 };
+use nvme_pci::{PciTransport, VfioUser};
 use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
 use nvme_tcp::TcpTransport;
+
+use ring::Rings;
+
+const IDENTITY: Uuid = Uuid(*b"nvme-host-bench!");
 
 /// The subsystem of [`target`].
 pub const SUBNQN: &str = "nqn.2026-01.org.example:bench";
@@ -46,6 +52,8 @@ pub struct Rig {
     done: Vec<nvme_mpath::IoCompletion>,
     spare: Vec<Buffer>,
     next: u64,
+    /// Buffers are in memory that devices reach.
+    direct: bool,
 }
 
 impl Rig {
@@ -55,8 +63,31 @@ impl Rig {
     /// When that does not succeed.
     #[must_use]
     pub fn connect(urls: &[String], subnqn: &str) -> Self {
-        let options = HostOptions::new(Uuid(*b"nvme-host-bench!"));
-        Self::with(options.transport(TcpTransport::default()), urls, subnqn)
+        Self::with(HostOptions::new(IDENTITY).transport(TcpTransport::default()), urls, subnqn)
+    }
+
+    /// Connects to one PCI function behind a vfio-user server, with buffers that it reaches.
+    ///
+    /// # Panics
+    /// When that does not succeed.
+    #[must_use]
+    pub fn vfio_user(url: &str, subnqn: &str) -> Self {
+        Self::on_device(url, subnqn, PciTransport::new(VfioUser::new()))
+    }
+
+    /// Connects to a device in the process that answers within the doorbell.
+    ///
+    /// # Panics
+    /// When that does not succeed.
+    #[must_use]
+    pub fn ring(target: &Target) -> Self {
+        let transport = PciTransport::new(Rings::new(target, SUBNQN));
+        Self::on_device("ring://device?poll=1", SUBNQN, transport)
+    }
+
+    fn on_device(url: &str, subnqn: &str, transport: PciTransport) -> Self {
+        let options = HostOptions::new(IDENTITY).transport(transport);
+        Self { direct: true, ..Self::with(options, &[url.to_owned()], subnqn) }
     }
 
     /// Connects a host of one's own making.
@@ -73,7 +104,8 @@ impl Rig {
         }
         let subnqn = Nqn::new(subnqn).expect("a valid name");
         let head = host.wait_head(&subnqn, 1, Duration::from_secs(10)).expect("namespace 1");
-        Self { channel, head, host, done: Vec::new(), spare: Vec::new(), next: 0 }
+        let (done, spare) = (Vec::new(), Vec::new());
+        Self { channel, head, host, done, spare, next: 0, direct: false }
     }
 
     /// Connects to all listeners of a target, with `query` appended to each URL.
@@ -94,7 +126,10 @@ impl Rig {
         let blocks = self.head.geometry().blocks;
         let step = bytes as u64 / u64::from(self.head.geometry().block_size);
         while self.spare.len() < depth {
-            self.spare.push(Buffer::zeroed(bytes));
+            self.spare.push(match self.direct {
+                true => self.host.dma_buf(bytes).expect("memory that devices reach").into(),
+                false => Buffer::zeroed(bytes),
+            });
         }
         let (mut sent, mut ended) = (0, 0);
         while ended < count {
