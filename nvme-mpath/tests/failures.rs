@@ -170,6 +170,25 @@ fn a_head_of_another_host_is_refused_and_not_taken_for_ones_own() {
 }
 
 #[test]
+fn what_would_be_tried_again_ends_at_once_when_the_host_ends() {
+    let mut bench = Bench::new();
+    bench.connect("a");
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| (a.io, a.slow_shutdown) = (Io::Hold, true));
+    bench.write(&head, 1, 1);
+    bench.settle();
+    bench.host.begin_shutdown(false).unwrap();
+    bench.settle();
+    assert!(bench.done.is_empty(), "it is in a queue still");
+    // There is no other path: it would be sent again after a while.
+    bench.world.release("a", Status::INTERNAL_PATH_ERROR);
+    bench.settle();
+    let error = bench.one().result.unwrap_err();
+    assert!(matches!(*error, IoError::Shutdown { .. }), "{error}");
+    assert_eq!(bench.channel.deadline(), None);
+}
+
+#[test]
 fn a_shutdown_gives_every_buffer_back() {
     let mut bench = Bench::new();
     bench.connect("a");

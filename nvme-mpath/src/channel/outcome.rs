@@ -7,6 +7,7 @@ use nvme_core::spec::Status;
 use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::TransportError;
 
+use super::parked::Hopeless;
 use super::policy::{Route, elsewhere};
 use super::request::{IoCompletion, Place};
 use super::{Channel, Trouble};
@@ -53,6 +54,11 @@ impl Channel {
 
     fn decide(&mut self, trouble: &Trouble, now: Instant, done: &mut Vec<IoCompletion>) {
         let (at, status) = (trouble.at, trouble.status);
+        if self.closed && (trouble.lost || !status.dnr()) {
+            // The host ends: nothing is waited for, and nothing is tried again.
+            self.parked.hopeless.push((at, Hopeless::Shutdown));
+            return;
+        }
         let association = self.slab[at].sent_on;
         let known = &mut self.heads[self.slab[at].head];
         known.refresh();
