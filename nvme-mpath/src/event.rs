@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock, Weak};
 
 use nvme_core::ana::AnaState;
-use nvme_core::controller::{ControllerError, RemovedCause, State};
+use nvme_core::controller::{AbortOutcome, ControllerError, RemovedCause, State};
 use nvme_core::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
@@ -25,6 +25,18 @@ pub struct TimedEvent {
     pub at: Instant,
     /// What.
     pub event: Event,
+}
+
+/// A step of what is done about a command that was not answered in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimeoutStep {
+    /// The controller is asked to abort it.
+    Aborting,
+    /// The controller answered that. The command itself is waited for, whatever the answer.
+    Answered(AbortOutcome),
+    /// The controller is reset.
+    Resetting,
 }
 
 /// Something that happened to a controller, a path or a head.
@@ -60,6 +72,20 @@ pub enum Event {
         address: Arc<str>,
         /// Why.
         error: ControllerError,
+    },
+    /// A command was not answered in time. What is done about it, step by step
+    /// ([`ControllerOptions::on_timeout`](crate::ControllerOptions::on_timeout)).
+    CommandOverdue {
+        /// Which controller.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// The queue of the command; 0 is the admin queue.
+        queue: u16,
+        /// The identifier of the command.
+        command: u16,
+        /// What was done.
+        step: TimeoutStep,
     },
     /// A controller is gone for good.
     ControllerRemoved {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_utils::CachePadded;
 use nvme_core::spec::Sqe;
+use nvme_core::time::Duration;
 use nvme_core::transport::{Data, Endpoint, Queue, TransportError};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -19,7 +20,7 @@ use crate::ids::{AssociationId, ChannelId, ControllerId};
 use crate::latency::PathCounts;
 use crate::lifecycle::Timer;
 use crate::load::Board;
-use crate::options::ControllerOptions;
+use crate::options::{ControllerOptions, TimeoutPolicy};
 
 /// Makes a sleeping thread's descriptor readable.
 #[derive(Debug)]
@@ -89,9 +90,20 @@ pub(crate) enum Command {
         association: AssociationId,
         nsid: u32,
     },
-    /// A request on this association was not answered within the I/O time limit.
+    /// A request was not answered within the I/O time limit: its command is to be aborted, in so
+    /// much time.
+    Abort {
+        association: AssociationId,
+        channel: ChannelId,
+        cid: u16,
+        limit: Duration,
+    },
+    /// A request was not answered within the I/O time limit, nor after an Abort where `aborted`: the
+    /// controller is to be reset. `command`: where it is, if its queue can tell.
     IoTimeout {
         association: AssociationId,
+        command: Option<(ChannelId, u16)>,
+        aborted: bool,
     },
     /// A channel holds writes that were in flight on this association.
     Fence {
@@ -147,6 +159,7 @@ pub(crate) struct Handover {
     /// Where latencies are to be counted, if they are.
     pub(crate) counts: Option<Arc<PathCounts>>,
     pub(crate) fencing: Fencing,
+    pub(crate) on_timeout: TimeoutPolicy,
 }
 
 /// What a channel is told.

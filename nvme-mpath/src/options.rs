@@ -124,8 +124,55 @@ pub struct ControllerOptions {
     pub marginal: bool,
     /// Limit of one admin command. Default 60 s.
     pub admin_timeout: Duration,
+    /// What is done about commands that are not answered in time. By default I/O is aborted, and
+    /// the controller reset if that does not end it; an admin command means a reset at once.
+    pub on_timeout: TimeoutPolicy,
     /// Limit of opening one queue. Default 10 s.
     pub connect_timeout: Duration,
+}
+
+/// What is done about a command that is not answered in time, after its queue has been looked at once
+/// more. No buffer comes back before its command has ended or the controller has been stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OverdueAction {
+    /// Abort it (`NVMe 2.1 §5.1.1`). If it has not ended after
+    /// [`abort_wait`](TimeoutPolicy::abort_wait), or Abort is not answered within that time either,
+    /// reset the controller. An aborted request is retried, on another path if there is one; each
+    /// time counts as one of its [`max_retries`](ChannelOptions::max_retries).
+    AbortThenReset,
+    /// Reset the controller.
+    Reset,
+}
+
+/// What is done about commands that are not answered in time, by class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TimeoutPolicy {
+    /// Requests that change nothing: reads, compares.
+    pub reads: OverdueAction,
+    /// All other I/O requests.
+    pub writes: OverdueAction,
+    /// Admin commands of the program. Those of the library itself always lead to a reset.
+    pub admin: OverdueAction,
+    /// How long an aborted command may take to end. Default 5 s; for I/O requests at most the
+    /// channel's [`io_timeout`](ChannelOptions::io_timeout).
+    pub abort_wait: Duration,
+}
+
+impl TimeoutPolicy {
+    /// The same for all classes.
+    #[must_use]
+    pub const fn all(action: OverdueAction) -> Self {
+        let abort_wait = Duration::from_secs(5);
+        Self { reads: action, writes: action, admin: action, abort_wait }
+    }
+}
+
+impl Default for TimeoutPolicy {
+    fn default() -> Self {
+        Self { admin: OverdueAction::Reset, ..Self::all(OverdueAction::AbortThenReset) }
+    }
 }
 
 impl Default for ControllerOptions {
@@ -143,6 +190,7 @@ impl Default for ControllerOptions {
             numa_node: None,
             marginal: false,
             admin_timeout: Duration::from_secs(60),
+            on_timeout: TimeoutPolicy::default(),
             connect_timeout: Duration::from_secs(10),
         }
     }
@@ -154,8 +202,8 @@ impl Default for ControllerOptions {
 pub struct ChannelOptions {
     /// Requests under way at once, parked ones included, 1..=65,536. Default 256.
     pub depth: usize,
-    /// Limit of one request on one path; then the path's controller is reset and the request goes
-    /// elsewhere. Default 30 s.
+    /// Limit of one request on one path; then the request is aborted, or the path's controller is
+    /// reset ([`ControllerOptions::on_timeout`]), and the request goes elsewhere. Default 30 s.
     pub io_timeout: Duration,
     /// Retries of a request on account of its status, not counting failovers. Default 5.
     pub max_retries: u32,

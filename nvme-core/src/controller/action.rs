@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::abort::AbortOutcome;
 use crate::ana::AnaSnapshot;
 use crate::controller::{ControllerInstance, CrossReset, State};
 use crate::nqn::Nqn;
@@ -38,6 +39,15 @@ pub enum Action {
         data: Data,
         /// Comes back with the completion.
         tag: Tag,
+    },
+    /// A command that was submitted on the admin queue takes too long: find out its identifier
+    /// ([`Queue::command_id`](crate::transport::Queue::command_id)) and call
+    /// [`abort`](super::Controller::abort) with it; if there is none, do nothing.
+    Abort {
+        /// The tag of the command.
+        target: Tag,
+        /// For [`abort`](super::Controller::abort).
+        limit: Duration,
     },
     /// Read a register in memory (memory-based transports only); answered by
     /// [`register_value`](super::Controller::register_value).
@@ -160,6 +170,15 @@ pub enum ControllerEvent {
         user: u64,
         /// How.
         outcome: CrossReset,
+    },
+    /// An Abort command was answered.
+    Abort {
+        /// The queue of the command that was to be aborted.
+        qid: u16,
+        /// The identifier of that command.
+        cid: u16,
+        /// What the controller says.
+        outcome: AbortOutcome,
     },
     /// `fast_io_fail_tmo` has passed since the loss.
     FastIoFail,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::abort::{self, Target};
 use super::action::Action;
 use super::link::Aborted;
 use super::machine::{Controller, Phase};
@@ -11,9 +12,9 @@ use crate::spec::{Cqe, Sqe, Status};
 use crate::time::{Duration, Instant, earlier};
 use crate::transport::{Completion, Data, Tag};
 
-/// Slots of the admin queue that are kept for Keep Alive and Asynchronous Event Request, so that
-/// neither waits behind a scan or a flood of passthrough commands.
-const RESERVED: usize = 2;
+/// Slots of the admin queue that are kept for Keep Alive, Asynchronous Event Request and Abort, so
+/// that none waits behind a scan or a flood of passthrough commands.
+const RESERVED: usize = 2 + abort::AT_ONCE;
 
 /// What a command is for: who takes its completion.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(super) enum Purpose {
     CreateSq(u16),
     CrossReset(u64),
     ResetLog,
+    Abort(Target),
     Passthrough(Passthrough),
 }
 
@@ -69,12 +71,13 @@ impl Purpose {
             Self::CreateSq(_) => "Create I/O Submission Queue",
             Self::CrossReset(_) => "Cross-Controller Reset",
             Self::ResetLog => "Get Log Page (Cross-Controller Reset)",
+            Self::Abort(_) => "Abort",
             Self::Passthrough(_) => "admin passthrough command",
         }
     }
 
     const fn is_reserved(&self) -> bool {
-        matches!(self, Self::KeepAlive | Self::EventRequest)
+        matches!(self, Self::KeepAlive | Self::EventRequest | Self::Abort(_))
     }
 }
 
@@ -86,6 +89,8 @@ struct InFlight {
     submitted: Instant,
     deadline: Instant,
     limit: Duration,
+    /// It took too long, and is being aborted.
+    overdue: bool,
 }
 
 /// A command that waits for a slot of the admin queue.
@@ -131,6 +136,21 @@ impl AdminTable {
         let is = |p: &Purpose| matches!(p, Purpose::Passthrough(_));
         self.in_flight.values().filter(|f| is(&f.purpose)).count()
             + self.waiting.iter().filter(|w| is(&w.purpose)).count()
+    }
+
+    /// Abort commands in flight.
+    pub(super) fn aborts(&self) -> usize {
+        self.in_flight.values().filter(|f| matches!(f.purpose, Purpose::Abort(_))).count()
+    }
+
+    /// Gives a passthrough command time until `deadline`, once. Returns whether it got it.
+    pub(super) fn give_time(&mut self, tag: Tag, deadline: Instant) -> bool {
+        let Some(f) = self.in_flight.get_mut(&tag) else { return false };
+        if f.overdue || !matches!(f.purpose, Purpose::Passthrough(_)) {
+            return false;
+        }
+        (f.overdue, f.deadline) = (true, deadline);
+        true
     }
 
     fn has_slot(&self) -> bool {
@@ -224,7 +244,7 @@ impl Controller {
             Purpose::EventRequest => Instant::NEVER,
             _ => now + limit,
         };
-        let in_flight = InFlight { qid, purpose, submitted: now, deadline, limit };
+        let in_flight = InFlight { qid, purpose, submitted: now, deadline, limit, overdue: false };
         self.admin.in_flight.insert(tag, in_flight);
         self.actions.push_back(Action::Submit { qid, sqe, data, tag });
     }
@@ -303,21 +323,27 @@ impl Controller {
             Purpose::CreateSq(qid) => self.sq_created(now, qid, cqe.status()),
             Purpose::CrossReset(user) => self.cross_reset_answered(now, user, cqe),
             Purpose::ResetLog => self.reset_log_read(now, answer),
+            Purpose::Abort(target) => self.abort_done(now, target, cqe),
             // Taken by `completion`.
             Purpose::Passthrough(_) => {}
         }
     }
 
-    /// A command that takes too long ends the association: the controller has no other way to get
-    /// the buffer back.
+    /// A command that takes too long, and is not to be aborted or was not in time, ends the
+    /// association: there is no other way to get the buffer back.
     pub(super) fn command_timeout(&mut self, now: Instant) {
         if !self.has_association() {
             return;
         }
-        let late = self.admin.in_flight.values().find(|f| f.deadline <= now);
-        if let Some(late) = late {
-            let error = self.timeout_error(late.purpose.name(), late.limit);
-            self.fail(now, error);
+        let late = self.admin.in_flight.iter().filter(|(_, f)| f.deadline <= now);
+        for tag in late.map(|(tag, _)| *tag).collect::<Vec<_>>() {
+            if self.abort_admin(now, tag) {
+                continue;
+            }
+            if let Some(late) = self.admin.in_flight.get(&tag) {
+                let error = self.timeout_error(late.purpose.name(), late.limit);
+                return self.fail(now, error);
+            }
         }
     }
 

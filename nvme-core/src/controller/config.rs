@@ -34,6 +34,11 @@ pub struct ControllerConfig {
     pub fast_io_fail_tmo: Option<Duration>,
     /// Limit of one admin command. Default 60 s.
     pub admin_timeout: Duration,
+    /// Whether an admin command of the user's own that takes longer than `admin_timeout` is aborted
+    /// before the controller is reset. Default: no.
+    pub abort_admin: bool,
+    /// How long such a command, and the Abort for it, may still take. Default 5 s.
+    pub abort_timeout: Duration,
     /// Limit of opening one queue and of its Connect command. Default 10 s.
     pub connect_timeout: Duration,
     /// Seed of the jitter, so that a simulation can repeat it.
@@ -57,6 +62,8 @@ impl ControllerConfig {
             ctrl_loss_tmo: Some(Duration::from_secs(600)),
             fast_io_fail_tmo: None,
             admin_timeout: Duration::from_secs(60),
+            abort_admin: false,
+            abort_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             seed: 0,
         }

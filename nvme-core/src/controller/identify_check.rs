@@ -44,6 +44,8 @@ pub(super) struct Identified {
     pub(super) volatile_write_cache: bool,
     pub(super) oncs: u16,
     pub(super) events: u32,
+    /// Abort commands that may be in flight at once, less one (`ACL`).
+    pub(super) abort_limit: u8,
     pub(super) retry_delays: [Duration; 3],
     pub(super) keep_alive: bool,
     pub(super) traffic_based_keep_alive: bool,
@@ -116,6 +118,7 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         volatile_write_cache: id.has_volatile_write_cache(),
         oncs: id.oncs.get(),
         events: id.oaes.get(),
+        abort_limit: id.acl,
         retry_delays,
         keep_alive: id.kas.get() != 0,
         traffic_based_keep_alive: id

@@ -1,5 +1,6 @@
 //! What belongs to one association, and goes with it.
 
+use super::abort::Aborts;
 use super::action::ControllerError;
 use super::ana_read::AnaReader;
 use super::cross_reset::CrossResets;
@@ -50,6 +51,7 @@ pub(super) struct Link {
     /// Bytes of write data that go inside a command capsule of an I/O queue.
     pub(super) in_capsule: usize,
     pub(super) aborted: Option<Aborted>,
+    pub(super) aborts: Aborts,
     pub(super) keep_alive: KeepAlive,
     pub(super) io: IoQueues,
     pub(super) ana: AnaReader,
@@ -75,6 +77,7 @@ impl Default for Link {
             identified: None,
             in_capsule: 0,
             aborted: None,
+            aborts: Aborts::default(),
             keep_alive: KeepAlive::default(),
             io: IoQueues::default(),
             ana: AnaReader::default(),

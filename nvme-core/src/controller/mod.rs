@@ -19,6 +19,7 @@
 //! Everything that a controller sends is checked: what cannot be ends the attempt, refuses the
 //! namespace, or makes the ANA log count for nothing, with an error that names the field.
 
+mod abort;
 mod action;
 mod admin;
 mod ana_read;
@@ -42,6 +43,7 @@ mod scan;
 mod shutdown;
 mod state;
 
+pub use abort::AbortOutcome;
 pub use action::{
     Action, AdminResult, ControllerError, ControllerEvent, ControllerInfo, GoneReason,
     NamespaceInfo, RemovedCause,

@@ -211,6 +211,7 @@ impl Controller {
                 | Action::ReadRegister { .. }
                 | Action::WriteRegister { .. }
                 | Action::QueueLive { .. }
+                | Action::Abort { .. }
                 | Action::Teardown => {}
             }
         }

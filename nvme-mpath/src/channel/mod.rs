@@ -10,6 +10,7 @@ mod heads;
 mod held;
 mod letters;
 mod outcome;
+mod overdue;
 mod pace;
 mod parked;
 mod policy;
@@ -37,6 +38,7 @@ use crate::view::Geometry;
 pub use blocking::BlockingError;
 use heads::Heads;
 use held::Held;
+use overdue::Overdue;
 use parked::Parked;
 use queues::{ChannelQueue, Meter, Queues};
 use request::Slab;
@@ -67,6 +69,8 @@ pub struct Channel {
     delayed: BinaryHeap<std::cmp::Reverse<(Instant, u32)>>,
     /// Commands that did not succeed, collected while a queue is polled.
     troubled: Vec<Trouble>,
+    /// Requests that were not answered in time.
+    overdue: Vec<Overdue>,
     /// Completions that a blocking call met and that belong to somebody else.
     backlog: Vec<IoCompletion>,
     sleep: Sleep,
@@ -116,6 +120,7 @@ impl Channel {
             held: Held::default(),
             delayed: BinaryHeap::with_capacity(depth),
             troubled: Vec::with_capacity(depth),
+            overdue: Vec::new(),
             backlog: Vec::new(),
             sleep,
             check_at: Instant::ZERO,

@@ -105,6 +105,10 @@ impl Channel {
             }
         } else if !status.dnr() && !entry.cancelled && entry.retries < self.options.max_retries {
             entry.retries += 1;
+            if status.is(Status::ABORT_REQUESTED) {
+                // It was aborted because it took too long: another path may be quicker.
+                entry.shunned = Some(association);
+            }
             known.head.counters.retries.fetch_add(1, Ordering::Relaxed);
             // CRD picks one of the controller's three delays (NVMe 2.1 §4.2.3, §5.1.13.2.1).
             let crd = usize::from(status.crd());
@@ -146,30 +150,5 @@ impl Channel {
         next = nvme_core::time::earlier(next, self.check_overdue(now));
         self.finish_hopeless(done);
         self.check_at = next.unwrap_or(Instant::NEVER);
-    }
-
-    /// Finds commands that were not answered in time; their controller is then reset.
-    fn check_overdue(&mut self, now: Instant) -> Option<Instant> {
-        let limit = self.options.io_timeout;
-        let mut next = None;
-        for (_, entry) in self.slab.iter_mut() {
-            let Place::InFlight(association) = entry.place else { continue };
-            if entry.sent_at == Instant::ZERO {
-                entry.sent_at = now;
-            }
-            if entry.sent_at + limit > now {
-                next = nvme_core::time::earlier(next, Some(entry.sent_at + limit));
-                continue;
-            }
-            let Some(place) = self.queues.find(association) else { continue };
-            let q = self.queues.at(place);
-            if !std::mem::replace(&mut q.overdue, true) {
-                self.shared.commands.send(Command::IoTimeout { association });
-            }
-        }
-        // New requests are stamped at the first look after their submission: the look comes often
-        // enough that the limit is kept to an eighth.
-        let look = now + limit / 8;
-        nvme_core::time::earlier(next, (self.slab.used() > 0).then_some(look))
     }
 }

@@ -15,6 +15,7 @@ use crate::latency::PathCounts;
 use crate::load::Board;
 use crate::mailbox::Handover;
 use crate::numa::NumaTopology;
+use crate::options::TimeoutPolicy;
 
 /// A queue that is the channel's.
 pub(super) struct ChannelQueue {
@@ -29,6 +30,8 @@ pub(super) struct ChannelQueue {
     /// What is measured of it, where times are taken.
     pub(super) meter: Meter,
     pub(super) fencing: Fencing,
+    /// What is done about requests that it does not answer in time.
+    pub(super) on_timeout: TimeoutPolicy,
     /// Its descriptor was reported since it was last polled.
     pub(super) woken: bool,
     /// Commands were submitted since it was last flushed.
@@ -250,7 +253,7 @@ impl Queues {
     }
 
     pub(super) fn add(&mut self, handover: Handover, epoll: impl AsFd) {
-        let Handover { association, qid, queue, board, counts, fencing } = handover;
+        let Handover { association, qid, queue, board, counts, fencing, on_timeout } = handover;
         self.generation += 1;
         if let Some(fd) = queue.fd() {
             let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
@@ -269,6 +272,7 @@ impl Queues {
             others: 0,
             meter: Meter { pace: Pace::default(), counts },
             fencing,
+            on_timeout,
             woken: true,
             dirty: false,
             draining: false,

@@ -52,6 +52,7 @@ impl Control {
                     }
                     self.hand_over(at, qid);
                 }
+                Action::Abort { target, limit } => self.abort_admin(at, target, limit, now),
                 Action::Teardown => self.tear_down(at, now),
                 Action::Event(event) => self.on_event(at, event, now),
                 // `Action` may grow; a driver that does not know an action cannot carry it out.
@@ -351,6 +352,9 @@ impl Control {
                 self.emit(now, &Event::ControllerTrouble { controller, address, error });
             }
             ControllerEvent::CrossReset { user, outcome } => self.reset_ended(user, outcome, now),
+            ControllerEvent::Abort { qid, cid, outcome } => {
+                self.abort_answered(at, (qid, cid), outcome, now);
+            }
             ControllerEvent::FastIoFail => {
                 slot.fail_fast = true;
                 self.set_awaited(at, now);

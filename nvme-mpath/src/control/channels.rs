@@ -138,8 +138,9 @@ impl Control {
         slot.board.give(qid);
         let (association, board) = (slot.id, Arc::clone(&slot.board));
         let counts = channel.histograms.then(|| slot.status.latency.lock().of(channel.id));
-        let (queue, fencing) = (own.queue, self.fencing(at));
-        let handover = Handover { association, qid, queue, board, counts, fencing };
+        let (queue, on_timeout) = (own.queue, slot.options.on_timeout);
+        let fencing = self.fencing(at);
+        let handover = Handover { association, qid, queue, board, counts, fencing, on_timeout };
         channel.send(Letter::QueueUp(handover));
     }
 

@@ -17,7 +17,7 @@ use crate::event::Event;
 use crate::ids::{AssociationId, ControllerId};
 use crate::load::Board;
 use crate::mailbox::Command;
-use crate::options::ControllerOptions;
+use crate::options::{ControllerOptions, OverdueAction};
 
 impl Control {
     pub(super) fn carry_out(&mut self, command: Command, now: Instant) {
@@ -59,13 +59,11 @@ impl Control {
                 self.queue_returned(association, channel, queue);
             }
             Command::AnaError { association, nsid } => self.ana_error(association, nsid, now),
-            Command::IoTimeout { association } => {
-                if let Some(at) = self.find_association(association)
-                    && let Some(slot) = self.slots[at].as_mut()
-                {
-                    slot.machine.reset(now, "an I/O request was not answered in time".into());
-                    self.drain(at, now);
-                }
+            Command::Abort { association, channel, cid, limit } => {
+                self.abort(association, channel, cid, limit, now);
+            }
+            Command::IoTimeout { association, command, aborted } => {
+                self.io_timeout(association, command, aborted, now);
             }
             Command::MarginalChanged(id) => {
                 if let Some(&at) = self.by_id.get(&id) {
@@ -184,6 +182,8 @@ impl Control {
         config.io_entries = options.io_entries.clamp(16, 1024);
         config.max_io_queues = options.max_io_queues.max(1);
         config.admin_timeout = options.admin_timeout;
+        config.abort_admin = options.on_timeout.admin == OverdueAction::AbortThenReset;
+        config.abort_timeout = options.on_timeout.abort_wait;
         config.connect_timeout = options.connect_timeout;
         config.seed = host.seed ^ now.as_nanos();
         Machine::new(config)

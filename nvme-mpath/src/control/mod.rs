@@ -10,6 +10,7 @@ mod fence;
 mod heads;
 mod removal;
 mod slot;
+mod timeouts;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};

@@ -35,6 +35,17 @@ pub enum Io {
     Fail(Status),
 }
 
+/// What becomes of Abort commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abort {
+    /// Commands that are held are aborted.
+    Works,
+    /// Answered with "not aborted".
+    Refuses,
+    /// Never answered.
+    Silent,
+}
+
 /// One namespace, as one port shows it.
 #[derive(Clone, Debug)]
 pub struct Ns {
@@ -71,6 +82,13 @@ pub struct Port {
     pub reset_log: BTreeMap<u16, ResetState>,
     /// Writes whose connection has died, with the controller that may still execute them.
     pub late: Vec<(u16, Instant, InFlight)>,
+    pub abort: Abort,
+    /// Abort Command Limit, a number less one.
+    pub acl: u8,
+    /// Abort commands that came.
+    pub aborts: u32,
+    /// Admin passthrough (Get Features) is not answered.
+    pub hold_features: bool,
     /// Connects of I/O queues are not answered.
     pub hold_io_connect: bool,
     /// The end of a shutdown is not told.
@@ -98,6 +116,10 @@ impl Port {
             slow_reset: false,
             reset_log: BTreeMap::new(),
             late: Vec::new(),
+            abort: Abort::Works,
+            acl: 3,
+            aborts: 0,
+            hold_features: false,
             hold_io_connect: false,
             slow_shutdown: false,
             executed: Vec::new(),
@@ -467,7 +489,35 @@ fn admin(
             }
             result.map(|result| (Status::SUCCESS, result))
         }
+        AdminOpcode::GET_FEATURES if port.hold_features => {
+            wire.held.insert(tag);
+            None
+        }
+        AdminOpcode::ABORT => abort(port, wire, link, &sqe),
         _ => ok,
+    }
+}
+
+/// Commands are known on this wire by the lower half of their tag.
+fn abort(port: &mut Port, wire: &mut Wire, link: &Link, sqe: &Sqe) -> Option<(Status, u64)> {
+    const NOT_ABORTED: Option<(Status, u64)> = Some((Status::SUCCESS, 1));
+    port.aborts += 1;
+    let (qid, cid) = (sqe.cdw10.get() as u16, sqe.cdw10.get() >> 16);
+    let take = |wire: &mut Wire| {
+        let tag = wire.held.iter().copied().find(|tag| tag & 0xffff == cid)?;
+        wire.held.remove(&tag);
+        wire.answers.push_back((tag, Status::ABORT_REQUESTED, 0));
+        Some((Status::SUCCESS, 0))
+    };
+    match port.abort {
+        Abort::Silent => None,
+        Abort::Refuses => NOT_ABORTED,
+        Abort::Works if qid == link.qid => take(wire).or(NOT_ABORTED),
+        Abort::Works => {
+            let same = |l: &&Arc<Link>| l.qid == qid && Arc::ptr_eq(&l.session, &link.session);
+            let other = port.links.iter().find(same);
+            other.and_then(|other| take(&mut other.lock())).or(NOT_ABORTED)
+        }
     }
 }
 
@@ -527,6 +577,7 @@ fn identify(
             c.set_names("SERIAL1", "Model M", "1.0");
             c.subnqn = Nqn::new(super::SUBSYSTEM).unwrap().to_field();
             c.kas = 10.into();
+            c.acl = port.acl;
             c.ioccsz = (4 + 8192 / 16).into();
             c.iorcsz = 1.into();
             c.sgls = 1.into();

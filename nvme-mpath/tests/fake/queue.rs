@@ -175,6 +175,10 @@ impl Queue for FakeQueue {
         self.link.lock().in_flight.len()
     }
 
+    fn command_id(&self, tag: Tag) -> Option<u16> {
+        self.link.lock().in_flight.contains_key(&tag).then_some(tag as u16)
+    }
+
     fn set_in_capsule_data(&mut self, _: usize) {}
 }
 

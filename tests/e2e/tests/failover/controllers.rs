@@ -1,12 +1,13 @@
 //! Controllers are reset, disconnected and given up under load and at bad times.
 use std::time::Duration;
 
-use nvme_core::controller::{RemovedCause, State};
+use nvme_core::buffer::Buffer;
+use nvme_core::controller::{AbortOutcome, RemovedCause, State};
 use nvme_core::spec::opcode::{FabricsType, NvmOpcode};
 use nvme_e2e::{
     Bed, ChannelExt, LIMIT, Load, Nvmet, Pattern, Session, Software, persistent, wait_until,
 };
-use nvme_mpath::{ChannelOptions, HostError, IoError};
+use nvme_mpath::{ChannelOptions, Event, HostError, IoError, IoRequest, TimeoutStep};
 use nvme_target::{AsyncEvent, FaultAction, FaultRule};
 
 const LEN: usize = 4096;
@@ -225,5 +226,43 @@ fn a_controller_is_given_up_after_ctrl_loss_tmo() {
     session.wait_gone(&head, 0);
     let again = controller.wait_ready(LIMIT).expect_err("it is gone");
     assert!(matches!(again, HostError::Removed { .. }), "{again}");
+    session.shutdown();
+}
+
+/// Linux's target does not abort what its device does not answer: the controller is reset, and what
+/// it had comes back when the device answers again.
+#[test]
+fn a_request_that_linux_does_not_abort_is_done_after_a_reset() {
+    let bed = Nvmet::new();
+    let session = Session::new(&bed);
+    let events = session.host.events(1 << 16);
+    let controller = session.connect(&bed, 1, &persistent());
+    let head = session.head(1);
+    session.wait_usable(&head, 1);
+    let mut options = ChannelOptions::default();
+    options.io_timeout = Duration::from_secs(2);
+    let mut channel = session.host.channel(options).expect("a channel");
+    bed.guest.stall_namespace(1).expect("a stalled namespace");
+    let request = IoRequest::read(0, Buffer::zeroed(4096), 1);
+    channel.submit(&head, request).expect("a read");
+    let (mut done, mut steps) = (Vec::new(), Vec::new());
+    wait_until("the reset", || {
+        channel.poll(&mut done);
+        steps.extend(std::iter::from_fn(|| events.try_next()).filter_map(|e| match e.event {
+            Event::CommandOverdue { step, .. } => Some(step),
+            _ => None,
+        }));
+        controller.reconnects() > 0
+    });
+    assert!(done.is_empty(), "{done:?}");
+    let not = TimeoutStep::Answered(AbortOutcome::NotAborted);
+    assert_eq!(steps.get(..3), Some(&[TimeoutStep::Aborting, not, TimeoutStep::Resetting][..]));
+    bed.guest.resume_namespace(1).expect("a namespace that answers");
+    wait_until("the read", || {
+        channel.poll(&mut done);
+        !done.is_empty()
+    });
+    assert_eq!(done.len(), 1);
+    assert!(done[0].result.is_ok(), "{done:?}");
     session.shutdown();
 }

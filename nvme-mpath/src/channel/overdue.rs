@@ -1,0 +1,111 @@
+//! Requests that are not answered in time: one look more at the queue, then Abort, then the reset of
+//! their controller.
+//!
+//! Nothing here gives a buffer back. That is done by the command's own completion, or by its queue
+//! when the association has ended.
+
+use nvme_core::time::{Instant, earlier};
+use nvme_core::transport::Tag;
+
+use super::Channel;
+use super::request::Place;
+use crate::error::IoOp;
+use crate::ids::AssociationId;
+use crate::mailbox::Command;
+use crate::options::OverdueAction;
+
+/// A request that was not answered in time.
+pub(super) struct Overdue {
+    at: u32,
+    tag: Tag,
+    association: AssociationId,
+    step: Step,
+    due: Instant,
+}
+
+/// What is done about it when it is due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Its queue has been looked through once more: act.
+    Act,
+    /// It was to be aborted, and has not ended.
+    Reset,
+}
+
+impl Channel {
+    /// Finds requests that were not answered in time, and goes on with those that were found before.
+    /// Returns when to look again. All queues have been polled just before.
+    pub(super) fn check_overdue(&mut self, now: Instant) -> Option<Instant> {
+        let limit = self.options.io_timeout;
+        let mut next = None;
+        for at in 0..self.slab.depth() as u32 {
+            let entry = &mut self.slab[at];
+            let Place::InFlight(association) = entry.place else { continue };
+            // On the list already.
+            if entry.sent_at == Instant::NEVER {
+                continue;
+            }
+            if entry.sent_at == Instant::ZERO {
+                entry.sent_at = now;
+            }
+            if entry.sent_at + limit > now {
+                next = earlier(next, Some(entry.sent_at + limit));
+                continue;
+            }
+            entry.sent_at = Instant::NEVER;
+            let tag = self.slab.tag(at);
+            self.overdue.push(Overdue { at, tag, association, step: Step::Act, due: now });
+        }
+        next = earlier(next, self.climb(now));
+        // New requests are stamped at the first look after their submission: the look comes often
+        // enough that the limit is kept to an eighth.
+        let look = now + limit / 8;
+        earlier(next, (self.slab.used() > 0).then_some(look))
+    }
+
+    fn climb(&mut self, now: Instant) -> Option<Instant> {
+        let mut list = std::mem::take(&mut self.overdue);
+        list.retain_mut(|overdue| overdue.due > now || self.act(overdue, now));
+        // One that ended meanwhile is found out when it is due.
+        let next = list.iter().map(|overdue| overdue.due).min();
+        self.overdue = list;
+        next
+    }
+
+    /// Does the next thing about an overdue request; whether something is left to be done later.
+    fn act(&mut self, overdue: &mut Overdue, now: Instant) -> bool {
+        let Overdue { at, tag, association, .. } = *overdue;
+        // Sent again since, or ended.
+        let same = self.slab.find(tag) == Some(at) && self.slab[at].sent_at == Instant::NEVER;
+        if !same || self.slab[at].place != Place::InFlight(association) {
+            return false;
+        }
+        // One that is being taken apart ends without our help.
+        let Some(place) = self.queues.find(association) else { return false };
+        let q = self.queues.at(place);
+        if q.overdue {
+            return false;
+        }
+        let policy = match self.slab[at].op {
+            IoOp::Read | IoOp::Compare => q.on_timeout.reads,
+            _ => q.on_timeout.writes,
+        };
+        let wait = q.on_timeout.abort_wait.min(self.options.io_timeout);
+        let command = q.queue.command_id(tag);
+        let (commands, channel) = (&self.shared.commands, self.letters.id);
+        match (overdue.step, policy, command) {
+            (Step::Act, OverdueAction::AbortThenReset, Some(cid)) => {
+                commands.send(Command::Abort { association, channel, cid, limit: wait });
+                (overdue.step, overdue.due) = (Step::Reset, now + wait);
+                true
+            }
+            _ => {
+                q.overdue = true;
+                let aborted = overdue.step == Step::Reset;
+                let command = command.map(|cid| (channel, cid));
+                commands.send(Command::IoTimeout { association, command, aborted });
+                false
+            }
+        }
+    }
+}
