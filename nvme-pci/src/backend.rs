@@ -80,6 +80,25 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// way.
     fn map_dma(&self, memory: &Arc<Memory>) -> Result<DmaMapping, BackendError>;
 
+    /// Maps memory that the function itself has: the first `len` of the `size` bytes at `offset` of
+    /// BAR `bar`, 0 to 5, all multiples of 4 KiB. The function knows its pages by the bus addresses
+    /// from `bus` on.
+    ///
+    /// # Errors
+    /// `Unsupported` where this cannot be done; `Unusable` if the BAR does not have these bytes.
+    fn controller_memory(
+        &self,
+        bar: u8,
+        offset: u64,
+        size: u64,
+        len: usize,
+        bus: u64,
+    ) -> Result<DmaMemory, BackendError> {
+        let _ = (bar, offset, size, len, bus);
+        let address = self.address().to_owned();
+        Err(BackendError::Unsupported { address, what: "mapping memory of the controller's" })
+    }
+
     /// Makes interrupt `vector` usable: a descriptor that becomes readable each time the function
     /// raises it (an `eventfd`, say). `None` where there are no interrupts, or not that many.
     ///

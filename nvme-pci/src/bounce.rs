@@ -12,26 +12,67 @@ pub(crate) struct Chain {
     last: u32,
 }
 
-/// A bounded pool of pages. Taking and giving back allocate nothing.
+/// A bounded pool of pages, in segments of one length. Taking and giving back allocate nothing.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    memory: DmaMemory,
-    /// The page after each page, in a chain or in the free list.
-    next: Box<[u32]>,
+    segments: Vec<DmaMemory>,
+    /// Pages of a segment, as a power of two.
+    shift: u32,
+    /// The page after each page, in a chain or in the free list; room for those that may come.
+    next: Vec<u32>,
+    most: usize,
     free: u32,
     free_count: usize,
 }
 
 impl Pool {
-    pub fn new(memory: DmaMemory) -> Self {
-        let count = memory.pages().len().min(END as usize);
-        let next = (1..=count).map(|i| if i == count { END } else { i as u32 }).collect();
-        Self { memory, next, free: if count == 0 { END } else { 0 }, free_count: count }
+    /// A pool of `first`, whose pages are counted down to a power of two, which may grow to `most`
+    /// pages.
+    pub fn new(first: DmaMemory, most: usize) -> Self {
+        let shift = first.pages().len().checked_ilog2().unwrap_or(0);
+        let most = most.max(1 << shift).min(END as usize);
+        let mut pool = Self {
+            segments: Vec::new(),
+            shift,
+            next: Vec::with_capacity(most),
+            most,
+            free: END,
+            free_count: 0,
+        };
+        pool.grow(first);
+        pool
+    }
+
+    /// Adds a segment, which is as long as the first one at least.
+    pub fn grow(&mut self, memory: DmaMemory) {
+        let (first, count) = (self.next.len(), 1usize << self.shift);
+        if memory.pages().len() < count {
+            return;
+        }
+        for page in first..first + count {
+            let last = page + 1 == first + count;
+            self.next.push(if last { self.free } else { page as u32 + 1 });
+        }
+        self.free = first as u32;
+        self.free_count += count;
+        self.segments.push(memory);
+    }
+
+    /// Bytes of a segment that may yet be added.
+    pub fn wants(&self) -> Option<usize> {
+        let segment = 1usize << self.shift;
+        (self.next.len() + segment <= self.most).then_some(segment * PAGE)
     }
 
     /// Pages in all.
     pub fn pages(&self) -> usize {
         self.next.len()
+    }
+
+    /// The memory that has a page, and where in it.
+    fn at(&self, page: usize) -> Option<(&DmaMemory, usize)> {
+        let memory = self.segments.get(page >> self.shift)?;
+        Some((memory, (page & ((1 << self.shift) - 1)) * PAGE))
     }
 
     /// Takes room for `len` bytes, at least one page; `None` if there is not as much now.
@@ -69,21 +110,21 @@ impl Pool {
 
     /// Bus addresses of a chain's pages.
     pub fn bus(&self, chain: &Chain) -> impl Iterator<Item = u64> {
-        self.walk(chain).filter_map(|at| self.memory.pages().get(at).copied())
+        self.walk(chain).filter_map(|page| self.at(page).and_then(|(memory, at)| memory.bus(at)))
     }
 
     /// Copies data into a chain.
     pub fn fill(&self, chain: &Chain, from: &[u8]) {
         for (page, piece) in self.walk(chain).zip(from.chunks(PAGE)) {
             // In bounds: a piece is a page at most.
-            let _ = self.memory.copy_in(page * PAGE, piece);
+            let _ = self.at(page).map(|(memory, at)| memory.copy_in(at, piece));
         }
     }
 
     /// Copies data out of a chain.
     pub fn drain(&self, chain: &Chain, to: &mut [u8]) {
         for (page, piece) in self.walk(chain).zip(to.chunks_mut(PAGE)) {
-            let _ = self.memory.copy_out(page * PAGE, piece);
+            let _ = self.at(page).map(|(memory, at)| memory.copy_out(at, piece));
         }
     }
 }
@@ -95,8 +136,12 @@ mod tests {
 
     #[test]
     fn pages_come_back_in_any_order_and_hold_what_was_put_there() {
-        let mut pool = Pool::new(heap::alloc(8 * PAGE, 0x10_0000));
+        let mut pool = Pool::new(heap::alloc(4 * PAGE, 0x10_0000), 10);
         let a = pool.take(PAGE * 3).unwrap();
+        assert!(pool.take(PAGE * 3).is_none(), "one is left");
+        assert_eq!(pool.wants(), Some(4 * PAGE));
+        pool.grow(heap::alloc(4 * PAGE, 0x20_0000));
+        assert_eq!((pool.wants(), pool.pages()), (None, 8), "no room for a whole one more");
         let b = pool.take(PAGE * 2 + 1).unwrap();
         assert!(pool.take(PAGE * 3).is_none(), "two are left");
         pool.give(&a);

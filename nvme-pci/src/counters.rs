@@ -21,6 +21,10 @@ pub struct Counters {
     /// Regions of registered memory that a device could not be given when it was connected, or for
     /// what they are; data in them is copied for that device.
     pub unreachable: u64,
+    /// I/O queues that were opened with their submission queue in controller memory.
+    pub cmb_queues: u64,
+    /// I/O queues that were opened with their memory for copies in controller memory.
+    pub cmb_pools: u64,
     /// Commands whose data pointer was a scatter gather list.
     pub sgl: u64,
     /// Writes to submission queue doorbells.
@@ -88,6 +92,8 @@ impl QueueCounters {
             bounced: get(&self.bounced),
             bounced_bytes: get(&self.bounced_bytes),
             unreachable: 0,
+            cmb_queues: 0,
+            cmb_pools: 0,
             sgl: get(&self.sgl),
             sq_doorbells: get(&self.sq_doorbells),
             cq_doorbells: get(&self.cq_doorbells),
@@ -122,6 +128,13 @@ impl Ledger {
         self.state.lock().closed.unreachable += 1;
     }
 
+    /// An I/O queue has been made, with so much of it in controller memory.
+    pub fn queue_opened(&self, queue: bool, pool: bool) {
+        let closed = &mut self.state.lock().closed;
+        closed.cmb_queues += u64::from(queue);
+        closed.cmb_pools += u64::from(pool);
+    }
+
     /// The sum over all queues.
     pub fn read(&self) -> Counters {
         let mut books = self.state.lock();
@@ -145,6 +158,8 @@ fn sum(a: Counters, b: Counters) -> Counters {
         bounced: a.bounced + b.bounced,
         bounced_bytes: a.bounced_bytes + b.bounced_bytes,
         unreachable: a.unreachable + b.unreachable,
+        cmb_queues: a.cmb_queues + b.cmb_queues,
+        cmb_pools: a.cmb_pools + b.cmb_pools,
         sgl: a.sgl + b.sgl,
         sq_doorbells: a.sq_doorbells + b.sq_doorbells,
         cq_doorbells: a.cq_doorbells + b.cq_doorbells,

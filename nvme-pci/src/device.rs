@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use zerocopy::FromBytes;
 
 use crate::backend::{Backend, BackendError};
+use crate::cmb::Cmb;
 use crate::counters::Ledger;
 use crate::dma::PAGE;
 use crate::options::{Notice, Options};
@@ -69,6 +70,8 @@ pub(crate) struct Device {
     regions_changed: AtomicU64,
     /// Doorbells in memory, once the controller is known to be able to look there.
     shadow: OnceLock<Arc<Shadow>>,
+    /// The controller memory buffer, if it is to be used and there is one.
+    cmb: OnceLock<Option<Cmb>>,
     /// Queues whose owner has dropped them while the controller may still use their memory.
     yard: Mutex<Vec<(u16, Pair)>>,
 }
@@ -117,6 +120,7 @@ impl Device {
             regions: Mutex::default(),
             regions_changed: AtomicU64::new(0),
             shadow: OnceLock::new(),
+            cmb: OnceLock::new(),
             yard: Mutex::default(),
         })
     }
@@ -169,6 +173,27 @@ impl Device {
     /// The doorbells in memory, if there are any and queue `qid` has its own there.
     pub fn shadow(&self, qid: u16) -> Option<Arc<Shadow>> {
         self.shadow.get().filter(|s| s.covers(self.cap, qid)).cloned()
+    }
+
+    /// Sets the controller memory buffer up, if it is to be used. The controller must be disabled.
+    pub fn open_cmb(&self) -> Result<(), TransportError> {
+        let cmb = match Cmb::open(self.backend(), self.cap, self.options.cmb) {
+            Ok(cmb) => cmb,
+            Err(BackendError::Unsupported { .. }) => None,
+            Err(error) => {
+                return Err(TransportError::Protocol {
+                    address: self.address(),
+                    reason: format!("controller memory buffer: {error}"),
+                });
+            }
+        };
+        let _ = self.cmb.set(cmb);
+        Ok(())
+    }
+
+    /// The controller memory buffer.
+    pub fn cmb(&self) -> Option<&Cmb> {
+        self.cmb.get()?.as_ref()
     }
 
     /// Whether I/O commands may use scatter gather lists that begin at a multiple of 4
@@ -400,7 +425,7 @@ impl Drop for Device {
         if !self.stop() {
             // The controller cannot be stopped. What it may write to must stay what it is.
             std::mem::forget(std::mem::take(&mut *self.yard.lock()));
-            std::mem::forget(self.shadow.take());
+            std::mem::forget((self.shadow.take(), self.cmb.take()));
             std::mem::forget(std::mem::take(&mut *self.regions.lock()));
         }
     }

@@ -9,7 +9,7 @@ use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nvme_core::memory::Memory;
 
@@ -46,6 +46,28 @@ impl DmaMemory {
         owner: Box<dyn Any + Send + Sync>,
     ) -> Self {
         Self { base, len: pages.len() * PAGE, pages, _owner: owner }
+    }
+
+    /// `len` bytes from `offset` on of `whole`, both multiples of [`PAGE`]; `None` outside. `owner`
+    /// keeps `whole`, and sees to it that nobody else has this part.
+    pub(crate) fn part(
+        whole: &Self,
+        offset: usize,
+        len: usize,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Option<Self> {
+        let end = offset.checked_add(len)?.div_ceil(PAGE);
+        let pages = whole.pages.get(offset / PAGE..end)?.into();
+        // SAFETY: inside, as the pages are.
+        let base = unsafe { whole.base.add(offset) };
+        Some(Self { base, len, pages, _owner: owner })
+    }
+
+    /// Sets all bytes to zero, word by word; true.
+    pub(crate) fn clear(&self) -> bool {
+        let words = (0..self.len).step_by(8).filter_map(|at| self.word(at));
+        words.for_each(|word| word.store(0, Ordering::Relaxed));
+        true
     }
 
     /// Length in bytes, a multiple of [`PAGE`].

@@ -12,6 +12,7 @@
 
 mod backend;
 mod bounce;
+mod cmb;
 mod counters;
 mod device;
 mod dma;
@@ -40,7 +41,7 @@ pub use backend::{Backend, BackendError, Mmio, Open};
 pub use counters::Counters;
 pub use dma::{DmaMapping, DmaMemory, PAGE};
 pub use mmio::MappedBar;
-pub use options::{Notice, Options};
+pub use options::{CmbUse, Notice, Options};
 pub use transport::PciTransport;
 pub use uio::Uio;
 pub use url::Location;

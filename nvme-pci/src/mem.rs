@@ -19,6 +19,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::backend::{Backend, BackendError, Mmio, Open};
 use crate::dma::{DmaMapping, DmaMemory, PAGE};
 use crate::heap::{self, Pages};
+use crate::system::bar::check_window;
 use crate::url::Location;
 
 /// The devices that there are, by name. Cheap to clone; clones are the same.
@@ -94,8 +95,19 @@ impl Open for MemSlots {
             Arc::clone(&table) as Arc<dyn HostMemory>,
             Arc::clone(&lines) as Arc<dyn Interrupts>,
         );
+        let buffer = match slot.device.controller_memory_len() {
+            0 => None,
+            len => Pages::new(len / PAGE).map(Arc::new),
+        };
+        if let Some(pages) = &buffer {
+            let table = Table::default();
+            let extent = Extent { ptr: pages.base(), len: pages.len() };
+            table.extents.write().insert(0, extent);
+            let memory = BufferTable { table, _pages: Arc::clone(pages) };
+            slot.device.attach_controller_memory(Arc::new(memory));
+        }
         let closed = AtomicBool::new(false);
-        Ok(Arc::new(MemBackend { address, slot, vectors, table, lines, closed }))
+        Ok(Arc::new(MemBackend { address, slot, vectors, table, lines, buffer, closed }))
     }
 }
 
@@ -107,6 +119,8 @@ struct MemBackend {
     vectors: u16,
     table: Arc<Table>,
     lines: Arc<Lines>,
+    /// The controller memory buffer.
+    buffer: Option<Arc<Pages>>,
     closed: AtomicBool,
 }
 
@@ -176,6 +190,25 @@ impl Backend for MemBackend {
         }
         let (bus, extents) = self.table.map(ptr, len);
         Ok(DmaMapping::new(memory, bus, Box::new(extents)))
+    }
+
+    fn controller_memory(
+        &self,
+        bar: u8,
+        offset: u64,
+        size: u64,
+        len: usize,
+        bus: u64,
+    ) -> Result<DmaMemory, BackendError> {
+        let has = if bar == 2 { self.slot.device.controller_memory_len() } else { 0 };
+        check_window(&self.address, bar, has as u64, offset, size, len)?;
+        let pages = self.buffer.as_ref().ok_or_else(|| self.gone())?;
+        let numbers = (0..len / PAGE).map(|n| bus + (n * PAGE) as u64).collect();
+        // SAFETY: inside, as was checked; kept by the owner; the device copies to and from it.
+        Ok(unsafe {
+            let base = pages.base().add(offset as usize);
+            DmaMemory::new(base, numbers, Box::new(Arc::clone(pages)))
+        })
     }
 
     fn interrupt(&self, vector: u16) -> Result<Option<OwnedFd>, BackendError> {
@@ -270,6 +303,27 @@ impl fmt::Debug for Table {
 
 /// Where bus addresses begin.
 const BUS_BASE: u64 = 1 << 32;
+
+/// The controller memory buffer as the device reaches it.
+#[derive(Debug)]
+struct BufferTable {
+    table: Table,
+    _pages: Arc<Pages>,
+}
+
+impl HostMemory for BufferTable {
+    fn read(&self, address: u64, to: &mut [u8]) -> bool {
+        self.table.read(address, to)
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> bool {
+        self.table.write(address, from)
+    }
+
+    fn store(&self, address: u64, value: u64) -> bool {
+        self.table.store(address, value)
+    }
+}
 
 /// Extents of a table, taken out again when dropped.
 struct Extents {

@@ -16,6 +16,19 @@ pub enum Notice {
     Interrupt,
 }
 
+/// What the controller memory buffer is used for, where a controller has one (NVMe 1.4 and later).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CmbUse {
+    /// Nothing (`cmb=off`).
+    #[default]
+    Off,
+    /// I/O submission queues (`cmb=sq`).
+    Queues,
+    /// These, and data that would be copied anyhow (`cmb=sq+data`). Reading it back over the bus is
+    /// slow on real hardware.
+    QueuesAndData,
+}
+
 /// Choices of a transport. A URL's parameters come before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,10 +36,11 @@ pub struct Options {
     /// How completions are noticed (`poll=1`, `irq=1`).
     pub notice: Notice,
     /// The largest transfer of one command in bytes; the controller's own limit (MDTS) may be lower.
-    /// 4 KiB..=8 MiB, a multiple of 4 KiB. Default 4 MiB (`max_transfer`).
+    /// 4 KiB..=8 MiB, a multiple of 4 KiB. Default 1 MiB (`max_transfer`).
     pub max_transfer: usize,
-    /// Memory of each I/O queue for data that the device cannot reach where it is, in bytes, and at
-    /// least room for one largest transfer. Default 4 MiB (`bounce`).
+    /// Memory of each I/O queue, at most, for data that the device cannot reach where it is, in bytes.
+    /// A queue begins with room for one largest transfer, and maps more as it comes to need it; where
+    /// that cannot be had, commands take turns. Default 4 MiB (`bounce`).
     pub bounce_bytes: usize,
     /// Transfers of this many bytes or more use scatter gather lists where the controller can;
     /// `None`: never. Default 32 KiB (`sgl`, 0 for never).
@@ -34,6 +48,9 @@ pub struct Options {
     /// Doorbells in memory where the controller can (Doorbell Buffer Config), which an emulated one
     /// does to save exits. Default true (`shadow`, 0 or 1).
     pub shadow_doorbells: bool,
+    /// Use of the controller memory buffer (`cmb`). What has no room there, or what the controller
+    /// does not support, is in the machine's memory. Default off.
+    pub cmb: CmbUse,
     /// How long a controller may take to become disabled, if it does not itself ask for less
     /// (CAP.TO), before its function is reset. Whoever stops a controller waits, be it the control
     /// plane. Default 2 s.
@@ -44,10 +61,11 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             notice: Notice::Auto,
-            max_transfer: 4 << 20,
+            max_transfer: 1 << 20,
             bounce_bytes: 4 << 20,
             sgl_threshold: Some(32 << 10),
             shadow_doorbells: true,
+            cmb: CmbUse::Off,
             disable_limit: Duration::from_secs(2),
         }
     }
@@ -72,6 +90,17 @@ impl Options {
                     if on {
                         self.notice = chosen;
                     }
+                }
+                "cmb" => {
+                    self.cmb = match value.as_str() {
+                        "off" => CmbUse::Off,
+                        "sq" => CmbUse::Queues,
+                        "sq+data" => CmbUse::QueuesAndData,
+                        _ => {
+                            let text = "off, sq and sq+data are possible";
+                            return Err(format!("parameter cmb={value:?}: {text}"));
+                        }
+                    };
                 }
                 "shadow" => self.shadow_doorbells = switch(&key, &value)?,
                 "max_transfer" => {
@@ -124,7 +153,9 @@ mod tests {
 
     #[test]
     fn wrong_values_are_refused() {
-        for query in ["poll=2", "shadow=2", "irq=yes", "poll=1&irq=1", "max_transfer=1", "bounce=x"]
+        assert_eq!(parse("cmb=sq+data").unwrap().0.cmb, CmbUse::QueuesAndData);
+        for query in
+            ["cmb=1", "poll=2", "shadow=2", "irq=yes", "poll=1&irq=1", "max_transfer=1", "bounce=x"]
         {
             assert!(parse(query).is_err(), "{query}");
         }

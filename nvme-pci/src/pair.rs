@@ -19,6 +19,9 @@ use crate::slots::{BadCid, InFlight, Place, SLOTS_MAX, Slots, Watch};
 /// Memory of the admin queue for its commands' data, at least and at most: they are few and small.
 const ADMIN_POOL: (usize, usize) = (64 << 10, 1 << 20);
 
+/// Slots whose lists are allocated together. The lowest are used first, so that low depths need few.
+const LIST_SLOTS: usize = 16;
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Pair {
@@ -26,10 +29,14 @@ pub(crate) struct Pair {
     pub sq: SubmissionRing,
     pub cq: CompletionRing,
     slots: Slots,
-    /// PRP lists and SGLs: `list_pages` pages for each slot.
-    lists: DmaMemory,
+    /// PRP lists and SGLs: `list_pages` pages for each slot, for [`LIST_SLOTS`] slots each.
+    lists: Vec<DmaMemory>,
     list_pages: usize,
     pool: Pool,
+    /// The pool is in the controller memory buffer.
+    pool_in_cmb: bool,
+    /// There was no memory to grow by.
+    outgrown: bool,
     max_transfer: usize,
     /// Transfers from this size on use SGLs.
     sgl_from: usize,
@@ -47,33 +54,47 @@ impl Pair {
         let limit = u32::from(SLOTS_MAX) + 1;
         let entries = u32::from(entries).min(device.cap().max_queue_entries()).min(limit);
         let entries = u16::try_from(entries).unwrap_or(u16::MAX).max(2);
-        let (sq, entries) = ring_memory(device, entries, SQE_BYTES)?;
+        let own = device.cmb().filter(|_| qid != 0);
+        let own = own.and_then(|cmb| cmb.queue(usize::from(entries) * SQE_BYTES));
+        let sq_in_cmb = own.is_some();
+        let (sq, entries) = match own {
+            Some(memory) => (memory, entries),
+            None => ring_memory(device, entries, SQE_BYTES)?,
+        };
         let (cq, entries) = ring_memory(device, entries, CQE_BYTES)?;
         let slots = Slots::new(entries - 1);
 
         let most = device.max_transfer();
-        let (max_transfer, pool) = match qid {
+        let bounce = device.options().bounce_bytes;
+        let (max_transfer, first, pool) = match qid {
             0 => {
-                let pool = device.options().bounce_bytes.clamp(ADMIN_POOL.0, ADMIN_POOL.1);
-                (most.min(pool), pool)
+                let pool = bounce.clamp(ADMIN_POOL.0, ADMIN_POOL.1);
+                (most.min(pool), most.min(pool).min(ADMIN_POOL.0), pool)
             }
-            _ => (most, device.options().bounce_bytes.max(most)),
+            _ => (most, most, bounce.max(most)),
         };
         let list_pages = prp::list_pages(max_transfer);
-        let lists = backend.alloc_dma(slots.capacity() * list_pages * PAGE, PAGE);
-        let pool = backend.alloc_dma(pool, PAGE);
+        let list_slots = slots.capacity().min(LIST_SLOTS);
+        let lists = backend.alloc_dma(list_slots * list_pages * PAGE, PAGE);
+        let first = first.next_power_of_two();
+        let in_cmb = device.cmb().filter(|_| qid != 0).and_then(|cmb| cmb.data(first));
+        let pool_in_cmb = in_cmb.is_some();
+        let first = in_cmb.map_or_else(|| backend.alloc_dma(first, PAGE), Ok).map_err(error)?;
+        device.ledger().queue_opened(sq_in_cmb, pool_in_cmb);
         let sgl_from = match device.options().sgl_threshold {
             Some(bytes) if qid != 0 && device.takes_sgl() => bytes,
             _ => usize::MAX,
         };
         Ok(Self {
             qid,
-            sq: SubmissionRing::new(sq, entries),
+            sq: SubmissionRing::new(sq, sq_in_cmb, entries),
             cq: CompletionRing::new(cq, entries),
             slots,
-            lists: lists.map_err(error)?,
+            lists: vec![lists.map_err(error)?],
             list_pages,
-            pool: Pool::new(pool.map_err(error)?),
+            pool: Pool::new(first, pool.next_power_of_two() / PAGE),
+            pool_in_cmb,
+            outgrown: false,
             max_transfer,
             sgl_from,
             events: 0,
@@ -103,6 +124,7 @@ impl Pair {
     /// Puts a command on the submission ring.
     pub fn submit(
         &mut self,
+        device: &Device,
         mut sqe: Sqe,
         data: Data,
         tag: Tag,
@@ -113,7 +135,7 @@ impl Pair {
         let Some(slot) = self.slots.next_free().filter(|_| !self.sq.is_full()) else {
             return reject(RejectReason::Full, data);
         };
-        let place = match self.place(&mut sqe, &data, slot, regions, counters) {
+        let place = match self.place(device, &mut sqe, &data, slot, regions, counters) {
             Ok(place) => place,
             Err(reason) => return reject(reason, data),
         };
@@ -149,6 +171,7 @@ impl Pair {
     /// Makes the data reachable, and points the command to it.
     fn place(
         &mut self,
+        device: &Device,
         sqe: &mut Sqe,
         data: &Data,
         slot: u16,
@@ -169,24 +192,35 @@ impl Pair {
         if bytes.len() > self.max_transfer {
             return Err(RejectReason::TooLarge);
         }
-        let list =
-            ListPages::new(&self.lists, usize::from(slot) * self.list_pages, self.list_pages);
+        // Copies need pages, and so may lists, of which there are few at first.
+        let (group, slot) = (usize::from(slot) / LIST_SLOTS, usize::from(slot) % LIST_SLOTS);
+        if group >= self.lists.len() && !self.grow_lists(device) {
+            return Err(RejectReason::Full);
+        }
         let as_sgl = bytes.len() >= self.sgl_from;
         // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
         let at = bytes.as_ptr() as usize;
         if let Some(pages) = regions.find(bytes).filter(|_| at.is_multiple_of(4)) {
             let pages = || pages.iter().copied();
+            let lists = self.lists.get(group).ok_or(RejectReason::Full)?;
+            let list = ListPages::new(lists, slot * self.list_pages, self.list_pages);
             point(sqe, pages, at % PAGE, bytes.len(), list, as_sgl, counters)
                 .ok_or(RejectReason::TooLarge)?;
             counters.direct();
             return Ok(Place::Direct);
         }
-        let chain =
-            self.pool.take(bytes.len()).ok_or(if self.pool.pages() * PAGE < bytes.len() {
-                RejectReason::TooLarge
-            } else {
-                RejectReason::Full
-            })?;
+        let chain = loop {
+            match self.pool.take(bytes.len()) {
+                Some(chain) => break chain,
+                None if self.grow_pool(device) => {}
+                None if self.pool.pages() * PAGE < bytes.len() => {
+                    return Err(RejectReason::TooLarge);
+                }
+                None => return Err(RejectReason::Full),
+            }
+        };
+        let lists = self.lists.get(group).ok_or(RejectReason::Full)?;
+        let list = ListPages::new(lists, slot * self.list_pages, self.list_pages);
         let pages = || self.pool.bus(&chain);
         if point(sqe, pages, 0, bytes.len(), list, as_sgl, counters).is_none() {
             self.pool.give(&chain);
@@ -197,6 +231,35 @@ impl Pair {
         }
         counters.bounced(bytes.len());
         Ok(Place::Bounce(chain))
+    }
+
+    /// Adds memory for lists of more slots. If there is none, commands wait for those in flight.
+    #[cold]
+    fn grow_lists(&mut self, device: &Device) -> bool {
+        if !self.outgrown {
+            let len = LIST_SLOTS * self.list_pages * PAGE;
+            match device.backend().alloc_dma(len, PAGE) {
+                Ok(memory) => self.lists.push(memory),
+                Err(_) => self.outgrown = true,
+            }
+        }
+        !self.outgrown
+    }
+
+    /// Adds memory for data. Whether there was some.
+    #[cold]
+    fn grow_pool(&mut self, device: &Device) -> bool {
+        let Some(len) = self.pool.wants().filter(|_| !self.outgrown) else { return false };
+        // A command's data must not be in both memories (NVMe 2.1 §3.1.4.11, CDPMLS).
+        let memory = match self.pool_in_cmb {
+            true => device.cmb().and_then(|cmb| cmb.data(len)),
+            false => device.backend().alloc_dma(len, PAGE).ok(),
+        };
+        match memory {
+            Some(memory) => self.pool.grow(memory),
+            None => self.outgrown = true,
+        }
+        !self.outgrown
     }
 
     /// Ends the command that a completion entry is for. An entry that cannot be is an error, which

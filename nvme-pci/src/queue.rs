@@ -241,7 +241,7 @@ impl Queue for PciQueue {
             self.regions = regions;
         }
         match &mut self.pair {
-            Some(pair) => pair.submit(sqe, data, tag, &self.regions, &self.counters),
+            Some(pair) => pair.submit(&self.device, sqe, data, tag, &self.regions, &self.counters),
             None => Err(Rejected { reason: RejectReason::NotReady, data }),
         }
     }

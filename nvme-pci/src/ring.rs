@@ -27,6 +27,8 @@ pub(crate) struct BadHead {
 #[derive(Debug)]
 pub(crate) struct SubmissionRing {
     memory: DmaMemory,
+    /// The memory is the controller's: reached over the bus, by whole words.
+    remote: bool,
     entries: u16,
     tail: u16,
     /// Entries ever written; the last one is just before the tail.
@@ -42,9 +44,9 @@ pub(crate) struct SubmissionRing {
 
 impl SubmissionRing {
     /// An empty ring of `entries` in memory that is at least as large.
-    pub fn new(memory: DmaMemory, entries: u16) -> Self {
+    pub fn new(memory: DmaMemory, remote: bool, entries: u16) -> Self {
         let (tail, head, told) = (0, 0, 0);
-        Self { memory, entries, tail, written: 0, head, read: 0, told, told_of: 0 }
+        Self { memory, remote, entries, tail, written: 0, head, read: 0, told, told_of: 0 }
     }
 
     /// Bus address of the first entry.
@@ -79,12 +81,25 @@ impl SubmissionRing {
         if self.is_full() {
             return false;
         }
-        let written = self.memory.copy_in(usize::from(self.tail) * SQE_BYTES, sqe.as_bytes());
+        let at = usize::from(self.tail) * SQE_BYTES;
+        let written = match self.remote {
+            false => self.memory.copy_in(at, sqe.as_bytes()),
+            true => self.store(at, sqe),
+        };
         if written {
             self.tail = self.after(self.tail, 1);
             self.written += 1;
         }
         written
+    }
+
+    #[cold]
+    fn store(&self, at: usize, sqe: &Sqe) -> bool {
+        let words: [u64; 8] = zerocopy::transmute!(*sqe);
+        words.iter().enumerate().all(|(i, word)| {
+            let to = self.memory.word(at + i * 8);
+            to.map(|to| to.store(*word, Ordering::Relaxed)).is_some()
+        })
     }
 
     /// What is in the doorbell and what is to be written there, if the controller does not know of
@@ -201,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_ring_holds_one_entry_less_and_follows_the_head() {
-        let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), 4);
+        let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), false, 4);
         let sqe = Sqe::flush(1);
         assert_eq!(sq.untold(), None);
         assert!((0..3).all(|_| sq.push(&sqe)));
@@ -219,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_head_may_lag_by_what_is_in_flight_and_takes_no_room_away() {
-        let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), 8);
+        let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), false, 8);
         let sqe = Sqe::flush(1);
         for _ in 0..4 {
             assert!(sq.push(&sqe));
@@ -235,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_under_way_for_many_turns_disturbs_nothing() {
-        let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), 5);
+        let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), false, 5);
         let sqe = Sqe::flush(1);
         assert!(sq.push(&sqe));
         for number in 1..100 {

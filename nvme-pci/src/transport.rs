@@ -26,7 +26,7 @@ const ADMIN_ENTRIES_MAX: u16 = 4096;
 /// NVMe over PCIe, for URLs `SCHEME://DEVICE[?parameters]`, where the scheme is that of an [`Open`].
 ///
 /// Parameters, apart from those of the backend: `poll=1` or `irq=1` ([`Notice`](crate::Notice)),
-/// `max_transfer`, `bounce` and `sgl` ([`Options`]), all in bytes.
+/// `max_transfer`, `bounce` and `sgl` in bytes, `shadow` and `cmb` ([`Options`]).
 ///
 /// A controller that is lost is disabled, or reset, before its buffers are given back; this takes as
 /// long as the controller does, two seconds at most and a reset after that. It happens in
@@ -182,6 +182,9 @@ impl Association for PciAssociation {
             0 => params.entries.min(ADMIN_ENTRIES_MAX),
             _ => params.entries,
         };
+        if params.qid == 0 {
+            self.device.open_cmb()?;
+        }
         let queue = PciQueue::new(&self.device, params.qid, entries, now)?;
         if let (0, Some(pair)) = (params.qid, queue.pair()) {
             announce_admin_queue(&self.device, pair).ok_or_else(|| TransportError::Connect {

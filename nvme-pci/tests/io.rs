@@ -24,7 +24,9 @@ fn what_is_written_is_read_at_every_length() {
         let mut bed = Bed::new(block_size);
         let device = bed.device("a");
         let host = bed.host();
-        let (_controller, head) = connect(&host, url, persistent());
+        let mark = if url.contains('?') { '&' } else { '?' };
+        let url = format!("{url}{mark}max_transfer=4194304");
+        let (_controller, head) = connect(&host, &url, persistent());
         let mut channel = channel(&host);
         let block = block_size as usize;
         let mut lengths: Vec<usize> = vec![1, 2, 3, 7, 8, 9, 16, 17, 64, 255, 256, 257];
@@ -71,7 +73,7 @@ fn verify_in_place(
 
 #[test]
 fn registered_memory_is_reached_where_it_is_at_every_offset() {
-    for url in ["mem://a?sgl=0", "mem://a?sgl=512"] {
+    for url in ["mem://a?max_transfer=4194304&sgl=0", "mem://a?max_transfer=4194304&sgl=512"] {
         for scatter in ["", "&scatter=1"] {
             let mut bed = Bed::new(512);
             let device = bed.device("a");

@@ -35,9 +35,15 @@ fn whatever_the_device_does_each_command_ends_once() {
         total.answered += tally.answered;
         total.aborted += tally.aborted;
         total.failed += tally.failed;
+        total.cmb_queues += tally.cmb_queues;
+        total.cmb_pools += tally.cmb_pools;
     }
     println!("{count} cases: {total:?}");
     // The cases are worth nothing if they do not get far.
     assert!(count < 1000 || total.answered > count && total.aborted > count, "{total:?}");
+    assert!(
+        count < 1000 || total.cmb_queues * 20 > count && total.cmb_pools * 100 > count,
+        "{total:?}"
+    );
     assert_eq!(total.accepted, total.accepted.max(total.answered + total.aborted));
 }

@@ -276,6 +276,18 @@ bit_fields! {
 }
 
 bit_fields! {
+    /// CMBMSC, Controller Memory Buffer Memory Space Control (NVMe 2.1 §3.1.4.17).
+    pub struct CmbMsc(u64) {
+        /// 1: CMBLOC and CMBSZ tell what there is.
+        cre / with_cre: 0, 1;
+        /// 1: the controller takes accesses to the range from the base address on for the buffer's.
+        cmse / with_cmse: 1, 1;
+        /// Base address of the buffer for the controller, in units of 4 KiB.
+        cba / with_cba: 12, 52;
+    }
+}
+
+bit_fields! {
     /// CMBSZ, Controller Memory Buffer Size (NVMe 2.1 §3.1.4.12).
     pub struct CmbSz(u32) {
         /// Submission queues may be in the buffer.

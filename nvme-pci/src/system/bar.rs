@@ -5,12 +5,14 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::backend::Mmio;
+use crate::backend::{BackendError, Mmio};
+use crate::dma::{DmaMemory, PAGE};
 use crate::mmio::MappedBar;
 use crate::system::mapping::Mapping;
+use crate::system::unusable;
 
 /// Accesses to a region that is not mapped.
 pub(crate) trait Calls: Send + Sync + fmt::Debug {
@@ -37,12 +39,37 @@ pub(crate) struct Bar {
     windows: Vec<Window>,
     calls: Option<Box<dyn Calls>>,
     gone: AtomicBool,
+    /// Memory of the controller's that is mapped for the driver.
+    memory: Mutex<Vec<Weak<Mapping>>>,
+}
+
+/// Checks that `len` of the `size` bytes at `offset` can be mapped of a BAR of `has` bytes.
+pub(crate) fn check_window(
+    address: &str,
+    bar: u8,
+    has: u64,
+    offset: u64,
+    size: u64,
+    len: usize,
+) -> Result<(), BackendError> {
+    let inside = offset.checked_add(size).is_some_and(|end| end <= has);
+    if inside && len > 0 && len as u64 <= size {
+        return Ok(());
+    }
+    let text = format!("{size} bytes at {offset:#x} are not in BAR {bar}, which has {has} bytes");
+    Err(unusable(address, text))
 }
 
 impl Bar {
     /// A BAR of `len` bytes with nothing mapped; `calls` reach what is not mapped.
     pub(crate) fn new(len: usize, calls: Option<Box<dyn Calls>>) -> Self {
-        Self { len, windows: Vec::new(), calls, gone: AtomicBool::new(false) }
+        Self {
+            len,
+            windows: Vec::new(),
+            calls,
+            gone: AtomicBool::new(false),
+            memory: Mutex::default(),
+        }
     }
 
     /// Maps the bytes `range`, which are at `offset` of `file`. Both are multiples of the page size.
@@ -67,6 +94,28 @@ impl Bar {
         Ok(())
     }
 
+    /// Maps `len` bytes at `offset` of `file`, a window to memory of the controller's, whose pages the
+    /// controller knows by the addresses from `bus` on. Let go of with the rest.
+    pub(crate) fn map_memory(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        bus: u64,
+    ) -> io::Result<DmaMemory> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.gone() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let mapping = Arc::new(Mapping::file(file, offset, len)?);
+        memory.retain(|mapping| mapping.strong_count() > 0);
+        memory.push(Arc::downgrade(&mapping));
+        let pages = (0..len / PAGE).map(|n| bus + (n * PAGE) as u64).collect();
+        // SAFETY: a mapping is aligned to pages and lives as long as its owner; when the function is
+        // let go of, other memory takes its place.
+        Ok(unsafe { DmaMemory::new(mapping.as_ptr(), pages, Box::new(mapping)) })
+    }
+
     /// Lets go of the function: from here on reads give all ones and writes do nothing.
     pub(crate) fn disconnect(&self) {
         if self.gone.swap(true, Ordering::SeqCst) {
@@ -75,6 +124,10 @@ impl Bar {
         for window in &self.windows {
             // If even that fails the function stays mapped; accesses are refused by the flag.
             let _ = window.mapping.replace();
+        }
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        for mapping in memory.iter().filter_map(Weak::upgrade) {
+            let _ = mapping.replace();
         }
     }
 

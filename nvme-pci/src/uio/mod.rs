@@ -13,7 +13,7 @@ use nvme_core::memory::{Memory, MemoryKind};
 use crate::backend::{Backend, BackendError, Mmio, Open};
 use crate::dma::{DmaMapping, DmaMemory};
 use crate::system::address::PciAddress;
-use crate::system::bar::{Bar, Calls};
+use crate::system::bar::{Bar, Calls, check_window};
 use crate::system::pool::Pool;
 use crate::system::{huge, io_error, unusable};
 use crate::url::Location;
@@ -148,6 +148,24 @@ impl Backend for Device {
     fn map_dma(&self, memory: &Arc<Memory>) -> Result<DmaMapping, BackendError> {
         self.check_present()?;
         huge::map_region(&self.address, memory)
+    }
+
+    fn controller_memory(
+        &self,
+        bar: u8,
+        offset: u64,
+        size: u64,
+        len: usize,
+        bus: u64,
+    ) -> Result<DmaMemory, BackendError> {
+        self.check_present()?;
+        let path = self.reset.with_file_name(format!("resource{bar}"));
+        let what = || format!("mapping {}", path.display());
+        let file = File::options().read(true).write(true).open(&path);
+        let file = file.map_err(io_error(&self.address, what()))?;
+        let has = file.metadata().map(|m| m.len()).unwrap_or(0);
+        check_window(&self.address, bar, has, offset, size, len)?;
+        self.bar.map_memory(file.as_fd(), offset, len, bus).map_err(io_error(&self.address, what()))
     }
 
     fn interrupt(&self, _: u16) -> Result<Option<OwnedFd>, BackendError> {

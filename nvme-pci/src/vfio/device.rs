@@ -13,7 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::backend::{Backend, BackendError, Mmio};
 use crate::dma::{DmaMapping, DmaMemory};
-use crate::system::bar::{Bar, Calls};
+use crate::system::bar::{Bar, Calls, check_window};
 use crate::system::pool::Pool;
 use crate::system::{huge, io_error, unusable};
 use crate::vfio::abi;
@@ -311,6 +311,32 @@ impl Backend for Device {
             Memory::Space(space) => space::map_region(space, &self.address, memory),
             Memory::Physical { .. } => huge::map_region(&self.address, memory),
         }
+    }
+
+    fn controller_memory(
+        &self,
+        bar: u8,
+        offset: u64,
+        size: u64,
+        len: usize,
+        bus: u64,
+    ) -> Result<DmaMemory, BackendError> {
+        let mapped = self.handle.with(|fd| {
+            let info = region_info(&self.address, fd, abi::REGION_BAR0 + u32::from(bar))?;
+            check_window(&self.address, bar, info.size, offset, size, len)?;
+            let whole = windows(&self.address, &info)?;
+            let inside =
+                |w: &abi::Area| w.offset <= offset && offset + len as u64 <= w.offset + w.size;
+            if !whole.iter().any(inside) {
+                let address = self.address.clone();
+                let what = "mapping memory of the controller's";
+                return Err(BackendError::Unsupported { address, what });
+            }
+            self.bar
+                .map_memory(fd.as_fd(), info.offset + offset, len, bus)
+                .map_err(io_error(&self.address, format!("mapping BAR {bar}")))
+        });
+        mapped.ok_or_else(|| self.gone())?
     }
 
     fn interrupt(&self, vector: u16) -> Result<Option<OwnedFd>, BackendError> {

@@ -22,7 +22,7 @@ use super::connection::{Connection, Failure, Reply};
 use super::wire::{self, Access, Command, DeviceInfo, DmaMap, DmaUnmap, SetIrqs};
 use crate::backend::{Backend, BackendError, Mmio};
 use crate::dma::{DmaMapping, DmaMemory, PAGE};
-use crate::system::bar::{Bar, Calls};
+use crate::system::bar::{Bar, Calls, check_window};
 use crate::system::mapping::Mapping;
 use crate::system::pool::{Chunk, GRAIN, Pool};
 use crate::system::{io_error, unusable};
@@ -297,28 +297,36 @@ fn interrupts(link: &Link) -> io::Result<(u32, u32)> {
     Ok((0, abi::IRQ_MSIX))
 }
 
-/// Asks for BAR 0, and maps what can be mapped of it.
-fn open_bar(address: &str, link: &Arc<Link>) -> Result<Bar, BackendError> {
-    let failed = |what: &'static str| io_error::<io::Error>(address, what);
+/// Asks for a region, and for the file that it can be mapped from, if there is one.
+fn region(
+    address: &str,
+    link: &Link,
+    index: u32,
+) -> Result<(RegionInfo, Option<File>), BackendError> {
+    let failed = || io_error::<io::Error>(address, format!("asking for region {index}"));
     let mut ask = RegionInfo::new_zeroed();
-    (ask.argsz, ask.index) = (abi::size::<RegionInfo>(), abi::REGION_BAR0);
+    (ask.argsz, ask.index) = (abi::size::<RegionInfo>(), index);
     let head = ask.as_bytes().get(..REGION_INFO).unwrap_or_default();
-    let reply = link
-        .request(Command::RegionInfo, &[head], None)
-        .map_err(|f| failed("asking for BAR 0")(f.into()))?;
+    let reply = link.request(Command::RegionInfo, &[head], None).map_err(|f| failed()(f.into()))?;
     let mut info = RegionInfo::new_zeroed();
     let bytes = info.as_mut_bytes();
     let len = reply.payload.len().min(bytes.len());
     if len < REGION_INFO {
-        return Err(failed("asking for BAR 0")(cut(Command::RegionInfo)));
+        return Err(failed()(cut(Command::RegionInfo)));
     }
     bytes[..len].copy_from_slice(&reply.payload[..len]);
+    Ok((info, reply.fds.into_iter().next().map(File::from)))
+}
+
+/// Asks for BAR 0, and maps what can be mapped of it.
+fn open_bar(address: &str, link: &Arc<Link>) -> Result<Bar, BackendError> {
+    let failed = |what: &'static str| io_error::<io::Error>(address, what);
+    let (info, file) = region(address, link, abi::REGION_BAR0)?;
     check_bar(address, info.size, info.flags)?;
     let region = Region { link: Arc::clone(link), index: abi::REGION_BAR0 };
     let mut bar = Bar::new(info.size as usize, Some(Box::new(region)));
     // Without a file everything goes by messages.
-    let Some(file) = reply.fds.into_iter().next() else { return Ok(bar) };
-    let file = File::from(file);
+    let Some(file) = file else { return Ok(bar) };
     let available = file.metadata().map_err(failed("looking at BAR 0's file"))?.len();
     for area in windows(address, &info)? {
         let start = info.offset.checked_add(area.offset);
@@ -366,6 +374,33 @@ impl Backend for Device {
         let mapped = self.map_file(file, offset, memory.len())?;
         let pages = (0..memory.len() / PAGE).map(|n| mapped.bus + (n * PAGE) as u64).collect();
         Ok(DmaMapping::new(memory, pages, Box::new(mapped)))
+    }
+
+    fn controller_memory(
+        &self,
+        bar: u8,
+        offset: u64,
+        size: u64,
+        len: usize,
+        bus: u64,
+    ) -> Result<DmaMemory, BackendError> {
+        let (info, file) = region(&self.address, &self.link, abi::REGION_BAR0 + u32::from(bar))?;
+        check_window(&self.address, bar, info.size, offset, size, len)?;
+        let whole = windows(&self.address, &info)?;
+        let inside = |w: &abi::Area| w.offset <= offset && offset + len as u64 <= w.offset + w.size;
+        let Some(file) = file.filter(|_| whole.iter().any(inside)) else {
+            let address = self.address.clone();
+            let what = "mapping memory of the controller's";
+            return Err(BackendError::Unsupported { address, what });
+        };
+        let failed = || io_error::<io::Error>(&self.address, format!("mapping BAR {bar}"));
+        let available = file.metadata().map_err(failed())?.len();
+        let start = info.offset.checked_add(offset);
+        let start = start.filter(|s| s.checked_add(len as u64).is_some_and(|e| e <= available));
+        let start = start.ok_or_else(|| {
+            unusable(&self.address, format!("BAR {bar}'s file has {available} bytes, too few"))
+        })?;
+        self.bar.map_memory(file.as_fd(), start, len, bus).map_err(failed())
     }
 
     fn interrupt(&self, vector: u16) -> Result<Option<OwnedFd>, BackendError> {

@@ -1,5 +1,7 @@
 //! How a device presents itself.
 
+use nvme_core::spec::registers::{CmbLoc, CmbSz};
+
 /// Describes a PCI function with an NVMe controller behind it.
 #[derive(Clone, Debug)]
 pub struct PciConfig {
@@ -12,6 +14,15 @@ pub struct PciConfig {
     pub(crate) vectors: u16,
     pub(crate) inline: bool,
     pub(crate) shadow: bool,
+    pub(crate) cmb: Option<Cmb>,
+}
+
+/// A controller memory buffer as it is, and as its registers tell of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cmb {
+    pub bytes: usize,
+    pub location: u32,
+    pub size: u32,
 }
 
 impl Default for PciConfig {
@@ -26,6 +37,7 @@ impl Default for PciConfig {
             vectors: 64,
             inline: false,
             shadow: true,
+            cmb: None,
         }
     }
 }
@@ -92,6 +104,24 @@ impl PciConfig {
     #[must_use]
     pub fn without_shadow_doorbells(mut self) -> Self {
         self.shadow = false;
+        self
+    }
+
+    /// With a controller memory buffer of `bytes`, a multiple of 4 KiB and at most 4 GiB, in BAR 2, for
+    /// submission queues, lists and data.
+    #[must_use]
+    pub fn controller_memory(mut self, bytes: usize) -> Self {
+        let location = CmbLoc(0).with_bir(2).0;
+        let units = (bytes / 4096) as u32;
+        let size = CmbSz(0).with_sqs(1).with_lists(1).with_rds(1).with_wds(1).with_sz(units).0;
+        self.cmb = Some(Cmb { bytes: bytes / 4096 * 4096, location, size });
+        self
+    }
+
+    /// The same, but CMBLOC and CMBSZ have these values, whatever there is.
+    #[must_use]
+    pub fn controller_memory_told(mut self, bytes: usize, location: u32, size: u32) -> Self {
+        self.cmb = Some(Cmb { bytes: bytes / 4096 * 4096, location, size });
         self
     }
 

@@ -55,6 +55,7 @@ pub struct PciDevice {
 struct Shared {
     bar_bytes: usize,
     vectors: u16,
+    cmb_bytes: usize,
     inline: bool,
     inbox: Arc<Inbox>,
     engine: Mutex<Engine>,
@@ -71,11 +72,14 @@ impl PciDevice {
         let subsystem = target.subsystem(nqn)?;
         let inbox = Arc::new(Inbox::default());
         let (bar_bytes, vectors, inline) = (config.bar_bytes, config.vectors, config.inline);
+        let cmb_bytes = config.cmb.map_or(0, |cmb| cmb.bytes);
         let directory = Arc::clone(target.directory());
         let engine = Engine::new(directory, subsystem, config, Arc::clone(&inbox))
             .ok_or(TargetError::Gone)?;
         let engine = Mutex::new(engine);
-        Ok(Self { shared: Arc::new(Shared { bar_bytes, vectors, inline, inbox, engine }) })
+        Ok(Self {
+            shared: Arc::new(Shared { bar_bytes, vectors, cmb_bytes, inline, inbox, engine }),
+        })
     }
 
     /// Connects the device to a machine's memory and interrupts, in place of those before.
@@ -87,6 +91,18 @@ impl PciDevice {
     /// such doorbells any more.
     pub fn attach_doorbells(&self, doorbells: Option<Arc<dyn Doorbells>>) {
         self.shared.engine.lock().attach_doorbells(doorbells);
+    }
+
+    /// Gives the device the bytes of its controller memory buffer, from address 0 on, which the host
+    /// reaches as BAR 2. Without them accesses to the buffer fail.
+    pub fn attach_controller_memory(&self, memory: Arc<dyn HostMemory>) {
+        self.shared.engine.lock().attach_controller_memory(memory);
+    }
+
+    /// Bytes of BAR 2, the controller memory buffer; 0 if there is none.
+    #[must_use]
+    pub fn controller_memory_len(&self) -> usize {
+        self.shared.cmb_bytes
     }
 
     /// Length of BAR 0 in bytes.

@@ -9,6 +9,7 @@ use nvme_core::nqn::{Nqn, Uuid};
 use nvme_core::spec::registers::{Aqa, Cap, Cc, Csts, offset};
 use nvme_core::spec::{Cqe, Sqe, Status};
 
+use super::cmb::CmbState;
 use super::config::{PciConfig, PciFault};
 use super::data::Piece;
 use super::device::PciStats;
@@ -46,7 +47,8 @@ pub(crate) struct Engine {
     pub(super) config: PciConfig,
     inbox: Arc<Inbox>,
     pub(super) binding: Binding,
-    bus: Option<Bus>,
+    pub(super) bus: Option<Bus>,
+    pub(super) cmb: CmbState,
     pub(super) doorbells: Option<Arc<dyn Doorbells>>,
     plugged: bool,
     bus_master: bool,
@@ -108,6 +110,7 @@ impl Engine {
             inbox,
             binding,
             bus: None,
+            cmb: CmbState::default(),
             doorbells: None,
             plugged: true,
             bus_master: false,
@@ -129,6 +132,7 @@ impl Engine {
 
     pub fn attach(&mut self, memory: Arc<dyn HostMemory>, interrupts: Arc<dyn Interrupts>) {
         self.bus = Some(Bus { memory, interrupts });
+        self.join();
     }
 
     pub fn cntlid(&self) -> u16 {
@@ -146,7 +150,7 @@ impl Engine {
     /// Memory, if the function may reach it.
     pub(super) fn memory(&self) -> Option<Arc<dyn HostMemory>> {
         let bus = self.bus.as_ref().filter(|_| self.bus_master && self.plugged)?;
-        Some(Arc::clone(&bus.memory))
+        Some(self.joined(&bus.memory))
     }
 
     // ---- registers ----
@@ -162,6 +166,7 @@ impl Engine {
             .with_css(Cap::CSS_NVM | Cap::CSS_IOCS)
             .with_mpsmin(self.config.mpsmin.into())
             .with_mpsmax(self.config.mpsmin.into())
+            .with_cmbs(self.config.cmb.is_some().into())
             .0
     }
 
@@ -193,6 +198,9 @@ impl Engine {
             0x20 => u64::from(self.aqa) << 32,
             offset::ASQ => self.asq,
             offset::ACQ => self.acq,
+            offset::CMBLOC => self.cmb_registers(),
+            offset::CMBMSC => self.cmb_control(),
+            offset::CMBSTS => self.cmb_status(),
             _ => 0,
         }
     }
@@ -210,6 +218,9 @@ impl Engine {
             offset::AQA => self.aqa = value,
             offset::ASQ | 0x2c => self.asq = half(self.asq, at != offset::ASQ) & !0xfff,
             offset::ACQ | 0x34 => self.acq = half(self.acq, at != offset::ACQ) & !0xfff,
+            offset::CMBMSC | 0x54 => {
+                self.control_cmb(half(self.cmb_control(), at != offset::CMBMSC));
+            }
             _ => {}
         }
     }
@@ -260,6 +271,7 @@ impl Engine {
     fn initialise(&mut self) {
         self.forget_queues();
         (self.aqa, self.asq, self.acq) = (0, 0, 0);
+        self.reset_cmb();
         (self.running, self.fatal, self.bus_master) = (false, false, false);
         while self.inbox.take().is_some() {}
         let fresh = new_controller(self.binding.cntlid, self.config.port, &self.inbox);

@@ -5,6 +5,7 @@
 //! business: a driver in the same process, or a server that offers the function to another one.
 
 mod admin;
+mod cmb;
 mod config;
 mod data;
 mod device;

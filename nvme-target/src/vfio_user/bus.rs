@@ -174,3 +174,38 @@ impl Doorbells for DoorbellFile {
         }
     }
 }
+
+/// The controller memory buffer, which the client maps.
+#[derive(Debug)]
+pub(super) struct BufferFile {
+    file: OwnedFd,
+    memory: SharedMemory,
+}
+
+impl BufferFile {
+    /// Zeroed, of `len` bytes.
+    pub fn new(len: usize) -> io::Result<Self> {
+        let file = rustix::fs::memfd_create("nvme-buffer", MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&file, len as u64)?;
+        let memory = SharedMemory::new(file.as_fd(), 0, len, true)?;
+        Ok(Self { file, memory })
+    }
+
+    pub const fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+}
+
+impl HostMemory for BufferFile {
+    fn read(&self, address: u64, to: &mut [u8]) -> bool {
+        usize::try_from(address).is_ok_and(|at| self.memory.read(at, to))
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> bool {
+        usize::try_from(address).is_ok_and(|at| self.memory.write(at, from))
+    }
+
+    fn store(&self, address: u64, value: u64) -> bool {
+        usize::try_from(address).is_ok_and(|at| self.memory.store(at, value))
+    }
+}

@@ -14,7 +14,7 @@ use rustix::net::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::bus::{ClientMemory, DoorbellFile, Eventfds};
+use super::bus::{BufferFile, ClientMemory, DoorbellFile, Eventfds};
 use super::config_space::{self, ConfigSpace};
 use super::wire::{self, Access, Header};
 use crate::pci::PciDevice;
@@ -30,6 +30,7 @@ pub(super) struct Session<'a> {
     memory: Arc<ClientMemory>,
     eventfds: Arc<Eventfds>,
     doorbells: Arc<DoorbellFile>,
+    buffer: Option<Arc<BufferFile>>,
     config: ConfigSpace,
     /// Whether a version has been agreed upon.
     agreed: bool,
@@ -65,14 +66,21 @@ impl<'a> Session<'a> {
         let memory = Arc::new(ClientMemory::default());
         let eventfds = Arc::new(Eventfds::new(device.vectors()));
         let doorbells = Arc::new(DoorbellFile::new(device.bar_len(), DOORBELLS)?);
+        let buffer = match device.controller_memory_len() {
+            0 => None,
+            len => Some(Arc::new(BufferFile::new(len)?)),
+        };
         device.reset();
+        if let Some(buffer) = &buffer {
+            device.attach_controller_memory(Arc::clone(buffer) as Arc<dyn crate::pci::HostMemory>);
+        }
         device.attach(
             Arc::clone(&memory) as Arc<dyn crate::pci::HostMemory>,
             Arc::clone(&eventfds) as Arc<dyn crate::pci::Interrupts>,
         );
         device.attach_doorbells(Some(Arc::clone(&doorbells) as Arc<dyn crate::pci::Doorbells>));
         let config = ConfigSpace::new();
-        Ok(Self { stream, device, memory, eventfds, doorbells, config, agreed: false })
+        Ok(Self { stream, device, memory, eventfds, doorbells, buffer, config, agreed: false })
     }
 
     /// Serves the client until it goes, is sent away, or breaks the protocol.
@@ -200,6 +208,13 @@ impl<'a> Session<'a> {
                 // A client with too little room learns how much it needs.
                 let room = (ask.argsz as usize).max(size_of::<wire::RegionInfo>());
                 answer.bytes.truncate(room);
+                Ok(answer)
+            }
+            wire::BAR2 if self.buffer.is_some() => {
+                info.size = self.device.controller_memory_len() as u64;
+                info.flags = wire::READ_WRITE | wire::MMAP;
+                let mut answer = Answer::of(&info);
+                answer.fd = self.buffer.as_deref().map(BufferFile::file);
                 Ok(answer)
             }
             wire::CONFIG => {

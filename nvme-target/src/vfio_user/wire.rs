@@ -74,6 +74,8 @@ pub(super) const ERROR: u32 = 1 << 5;
 pub(super) const RESETTABLE_PCI: u32 = 1 << 0 | 1 << 1;
 /// VFIO_REGION_INFO_FLAG_READ | _WRITE.
 pub(super) const READ_WRITE: u32 = 1 << 0 | 1 << 1;
+/// VFIO_REGION_INFO_FLAG_MMAP.
+pub(super) const MMAP: u32 = 1 << 2;
 /// VFIO_REGION_INFO_FLAG_MMAP | _CAPS.
 pub(super) const MMAP_CAPS: u32 = 1 << 2 | 1 << 3;
 /// VFIO_REGION_INFO_CAP_SPARSE_MMAP.
@@ -91,6 +93,8 @@ pub(super) const UNMAP_ALL: u32 = 1 << 1;
 pub(super) const REGIONS: u32 = 9;
 pub(super) const IRQS: u32 = 5;
 pub(super) const BAR0: u32 = 0;
+/// The controller memory buffer.
+pub(super) const BAR2: u32 = 2;
 pub(super) const CONFIG: u32 = 7;
 pub(super) const MSIX: u32 = 2;
 

@@ -7,7 +7,7 @@ use nvme_core::memory::DmaBuf;
 use nvme_core::nqn::{Nqn, Uuid};
 use nvme_e2e::{ChannelExt, LIMIT, Load, Pattern, persistent, wait_until};
 use nvme_mpath::{ChannelOptions, ControllerOptions, Head, Host, HostOptions};
-use nvme_pci::{PciTransport, Uio, Vfio, VfioUser};
+use nvme_pci::{Counters, PciTransport, Uio, Vfio, VfioUser};
 
 /// Bytes of a namespace that are used.
 const SPACE: u64 = 48 << 20;
@@ -76,7 +76,8 @@ pub fn head(host: &Host, url: &str, nqn: &str, nsid: u32, options: ControllerOpt
 
 /// Writes and reads memory that no backend may copy, then one block to 4 MiB, as far as the URL
 /// allows, at odd and even places, then has `queues` channels do
-/// so at once, 16 requests deep, while the controller is reset.
+/// so at once, 16 requests deep, while the controller is reset. Queues and data must be in the
+/// controller memory buffer if the URL says so.
 ///
 /// # Panics
 /// If anything is wrong.
@@ -115,6 +116,9 @@ pub fn verified_io(url: &str, nqn: &str, nsid: u32, queues: usize) {
     for load in loads {
         load.stop().assert_clean();
     }
+    let used = |count: fn(&Counters) -> u64| ways.iter().map(|w| count(&w.counters())).sum::<u64>();
+    assert_eq!(used(|c| c.cmb_queues) > 0, url.contains("cmb=sq"), "{url}: queues");
+    assert_eq!(used(|c| c.cmb_pools) > 0, url.contains("cmb=sq+data"), "{url}: data");
     drop(head);
     host.shutdown_forced(LIMIT).expect("an end");
 }

@@ -43,7 +43,8 @@ impl Bed {
             .namespace(NamespaceConfig::memory(1, 64 << 20).block_size(512))
             .namespace(NamespaceConfig::memory(2, 64 << 20).block_size(4096));
         let target = Target::builder().subsystem(subsystem).start().expect("a target");
-        let device = PciDevice::new(&target, NQN, PciConfig::new()).expect("a device");
+        let device = PciDevice::new(&target, NQN, PciConfig::new().controller_memory(8 << 20))
+            .expect("a device");
         let server = VfioUserServer::bind(path(name), &device).expect("a server");
         Self { _target: target, device, server }
     }
@@ -90,7 +91,7 @@ fn a_queue_that_is_new_has_doorbells_that_are_new() {
 fn io_is_verified_by_looking_and_by_interrupt() {
     let bed = Bed::new("io");
     for (parameters, nsid, queues) in
-        [("poll=1", 1, 1), ("poll=1", 2, 4), ("irq=1", 1, 4), ("irq=1&sgl=0", 2, 1)]
+        [("poll=1", 1, 1), ("poll=1&cmb=sq", 2, 4), ("irq=1", 1, 4), ("irq=1&cmb=sq+data", 2, 2)]
     {
         verified_io(&format!("{}?{parameters}", bed.url()), NQN, nsid, queues);
     }

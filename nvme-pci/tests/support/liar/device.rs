@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nvme_core::memory::Memory;
-use nvme_core::spec::registers::{Cap, Cc, Csts, offset};
+use nvme_core::spec::registers::{Cap, Cc, CmbLoc, CmbSz, Csts, offset};
 use nvme_pci::{Backend, BackendError, DmaMapping, DmaMemory, Location, Mmio, Open, PAGE};
 use parking_lot::Mutex;
 
@@ -81,7 +81,15 @@ pub struct State {
     /// Tails of the submission queues, by doorbell.
     pub doorbells: BTreeMap<usize, u32>,
     pub closed: bool,
+    /// What is asked of the driver about the controller memory buffer, and what CMBLOC and CMBSZ say.
+    pub cmb: u8,
+    pub cmb_registers: (u32, u32),
+    /// The buffer, where the driver has it: on the bus, and in the process.
+    pub cmb_memory: Option<(u64, usize, usize)>,
 }
+
+/// Bytes of BAR 2.
+const CMB_BYTES: usize = 256 << 10;
 
 /// The device.
 #[derive(Clone, Debug)]
@@ -97,6 +105,17 @@ impl Liar {
             0..8 => (input.word(), input.word() as u32),
             8..16 => (Cap(sane).with_mqes(input.word()).with_dstrd(input.word()).0, 0x10400),
             _ => (sane, 0x10400),
+        };
+        let cmb = input.byte() & 0x3f;
+        let cap = if cmb < 48 { Cap(cap).with_cmbs(1).0 } else { cap };
+        let cmb_registers = match cmb {
+            0..4 => (input.word() as u32, input.word() as u32),
+            // A size and an offset that may be too large by a little.
+            _ => {
+                let (at, units) = (u64::from(input.byte() & 1), u64::from(input.byte() % 6));
+                let size = CmbSz(u32::from(input.byte() & 0x1f)).with_szu(1).with_sz(units as u32);
+                (CmbLoc(0).with_bir(2).with_ofst(at as u32).0, size.0)
+            }
         };
         let (reset, master) = (input.byte() & 3, input.byte() & 3);
         let state = State {
@@ -116,6 +135,9 @@ impl Liar {
             memory: BTreeMap::new(),
             doorbells: BTreeMap::new(),
             closed: false,
+            cmb,
+            cmb_registers,
+            cmb_memory: None,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -124,8 +146,12 @@ impl Liar {
 impl State {
     /// The process's address of `len` bytes on the bus, if they are memory.
     fn find(&self, bus: u64, len: usize) -> Option<*mut u8> {
-        let (start, size) = self.memory.range(..=bus).next_back()?;
         let end = bus.checked_add(len as u64)?;
+        if let Some((base, size, at)) = self.cmb_memory.filter(|(base, ..)| bus >= *base) {
+            let inside = end <= base + size as u64;
+            return inside.then_some((at + (bus - base) as usize) as *mut u8);
+        }
+        let (start, size) = self.memory.range(..=bus).next_back()?;
         (end <= start + *size as u64).then_some(bus as usize as *mut u8)
     }
 
@@ -169,6 +195,8 @@ impl Mmio for Liar {
                 }
                 state.csts
             }
+            offset::CMBLOC => state.cmb_registers.0,
+            offset::CMBSZ => state.cmb_registers.1,
             _ => state.input.byte().into(),
         }
     }
@@ -216,6 +244,29 @@ impl Backend for Liar {
         let owner = (Gone { liar: self.clone(), start }, Pages { base, layout });
         // SAFETY: the pages are the owner's, and nobody else's.
         Ok(unsafe { DmaMemory::new(base, bus, Box::new(owner)) })
+    }
+
+    fn controller_memory(
+        &self,
+        bar: u8,
+        offset: u64,
+        size: u64,
+        len: usize,
+        bus: u64,
+    ) -> Result<DmaMemory, BackendError> {
+        let inside = offset.checked_add(size).is_some_and(|end| end <= CMB_BYTES as u64);
+        if bar != 2 || !inside || len as u64 > size {
+            let (address, reason) = (self.address().into(), "no such bytes".into());
+            return Err(BackendError::Unusable { address, reason });
+        }
+        let layout = Layout::from_size_align(len, PAGE).unwrap();
+        // SAFETY: not of size zero: there are bytes to be mapped.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+        self.state.lock().cmb_memory = Some((bus, len, base.as_ptr() as usize));
+        let pages = (0..len / PAGE).map(|i| bus + (i * PAGE) as u64).collect();
+        let owner = (GoneBuffer(self.clone()), Pages { base, layout });
+        // SAFETY: the pages are the owner's, and nobody else's.
+        Ok(unsafe { DmaMemory::new(base, pages, Box::new(owner)) })
     }
 
     fn map_dma(&self, _: &Arc<Memory>) -> Result<DmaMapping, BackendError> {
@@ -270,6 +321,15 @@ struct Gone {
 impl Drop for Gone {
     fn drop(&mut self) {
         let _ = self.liar.state.lock().memory.remove(&self.start);
+    }
+}
+
+/// Takes the buffer away.
+struct GoneBuffer(Liar);
+
+impl Drop for GoneBuffer {
+    fn drop(&mut self) {
+        self.0.state.lock().cmb_memory = None;
     }
 }
 

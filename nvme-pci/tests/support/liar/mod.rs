@@ -17,7 +17,7 @@ use nvme_core::transport::{
     Association, Completion, Data, Queue, QueueParams, QueueSetup, QueueStatus, RejectReason,
     Transport,
 };
-use nvme_pci::{Options, PciTransport};
+use nvme_pci::{CmbUse, Options, PciTransport};
 use zerocopy::{FromBytes, IntoBytes};
 
 use device::{Input, Liar, Opener};
@@ -50,6 +50,9 @@ pub struct Tally {
     pub aborted: u64,
     /// Queues that ended by themselves.
     pub failed: u64,
+    /// Queues in controller memory, and with data there.
+    pub cmb_queues: u64,
+    pub cmb_pools: u64,
 }
 
 struct Case {
@@ -71,6 +74,11 @@ pub fn run(bytes: &[u8]) -> Tally {
     options.disable_limit = Duration::ZERO;
     options.bounce_bytes = 64 << 10;
     options.max_transfer = 64 << 10;
+    options.cmb = match liar.state.lock().cmb % 3 {
+        0 => CmbUse::Off,
+        1 => CmbUse::Queues,
+        _ => CmbUse::QueuesAndData,
+    };
     let transport = PciTransport::with_defaults(Opener(liar.clone()), options);
     let endpoint = transport.endpoint("liar://device").unwrap();
     let Ok(association) = endpoint.associate(Instant::ZERO) else { return Tally::default() };
@@ -83,12 +91,18 @@ pub fn run(bytes: &[u8]) -> Tally {
         tally: Tally::default(),
     };
     case.open(0);
+    if case.sides.is_empty() {
+        // There is no controller without an admin queue.
+        return Tally::default();
+    }
     case.association.registers().unwrap().write32(offset::CC as u32, Cc::enabled(0).0);
     case.open(1);
     while !case.liar.state.lock().input.is_over() {
         case.turn();
     }
-    case.end()
+    let counters = transport.counters();
+    let (cmb_queues, cmb_pools) = (counters.cmb_queues, counters.cmb_pools);
+    Tally { cmb_queues, cmb_pools, ..case.end() }
 }
 
 impl Case {

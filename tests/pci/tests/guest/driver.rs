@@ -27,7 +27,7 @@ fn io_is_verified_on_every_backend() -> Result<()> {
     for (parameters, nsid, queues) in
         [("poll=1", 1, 1), ("irq=1", 1, 4), ("irq=1&sgl=0", 2, 1), ("poll=1&sgl=4096", 2, 4)]
     {
-        io(&format!("{vfio}?{parameters}"), nsid, queues)?;
+        io(&format!("{vfio}?max_transfer=4194304&{parameters}"), nsid, queues)?;
     }
     guest.bind_function(SECOND, "uio_pci_generic")?;
     let uio = format!("uio://{SECOND}");

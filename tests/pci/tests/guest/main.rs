@@ -1,5 +1,6 @@
 //! Tests on QEMU's controllers, inside the guest.
 
 mod backends;
+mod cmb;
 mod common;
 mod driver;
