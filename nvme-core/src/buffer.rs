@@ -99,6 +99,12 @@ impl Buffer {
         }
     }
 
+    /// Whether the memory is a vector's, so that [`into_vec`](Self::into_vec) gives it.
+    #[must_use]
+    pub const fn is_vec(&self) -> bool {
+        matches!(self.repr, Repr::Owned(_))
+    }
+
     /// Gives the vector back, or the buffer itself when its memory is no vector's.
     ///
     /// # Errors

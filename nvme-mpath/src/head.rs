@@ -13,6 +13,7 @@ use nvme_core::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::fence::Fence;
+use crate::hedge::HedgeOptions;
 use crate::host::Shared;
 use crate::ids::{AssociationId, ControllerId};
 use crate::lifecycle::{Lifecycle, Phase, WindowSet};
@@ -99,6 +100,7 @@ pub struct PathInfo {
 pub(crate) struct Choice {
     policy: Option<PathPolicy>,
     preferred: Option<ControllerId>,
+    hedge: Option<HedgeOptions>,
 }
 
 /// Counts since the head was made. Written by channels when something goes wrong, never in steady state.
@@ -111,6 +113,9 @@ pub(crate) struct Counters {
     pub(crate) held: AtomicU64,
     /// Writes held now, by the slot of the lost controller; `u32::MAX`: behind another write.
     pub(crate) held_by_slot: Mutex<BTreeMap<u32, u64>>,
+    pub(crate) hedges: AtomicU64,
+    pub(crate) hedges_won: AtomicU64,
+    pub(crate) hedges_denied: AtomicU64,
 }
 
 /// A snapshot of a head's counters.
@@ -129,6 +134,12 @@ pub struct HeadStats {
     pub held: u64,
     /// Writes that are held now.
     pub held_now: u64,
+    /// Reads that were sent down a second path because the first took too long.
+    pub hedges: u64,
+    /// Those among them that the second path answered first.
+    pub hedges_won: u64,
+    /// Reads that were not, because the budget was used up.
+    pub hedges_denied: u64,
 }
 
 /// One namespace of one subsystem.
@@ -230,6 +241,9 @@ impl Head {
             failed_no_path: read(&self.counters.failed_no_path),
             held: read(&self.counters.held),
             held_now: self.counters.held_by_slot.lock().values().sum(),
+            hedges: read(&self.counters.hedges),
+            hedges_won: read(&self.counters.hedges_won),
+            hedges_denied: read(&self.counters.hedges_denied),
         }
     }
 
@@ -301,6 +315,13 @@ impl Head {
         self.changed();
     }
 
+    /// Sends reads that take too long down a second path, too; `None`: not (the default). For each
+    /// channel by itself, from its next request on. See [`HedgeOptions`] for what becomes of buffers.
+    pub fn set_hedged_reads(self: &Arc<Self>, options: Option<HedgeOptions>) {
+        self.choice.lock().hedge = options.map(HedgeOptions::checked);
+        self.changed();
+    }
+
     /// The program changed something that channels see.
     pub(crate) fn changed(&self) {
         self.publish();
@@ -353,7 +374,8 @@ impl Head {
                 Some(_) => geometry_of(&inner.paths),
                 None => self.view.load().1.geometry,
             };
-            let timed = policy == PathPolicy::ServiceTime;
+            let hedge = choice.hedge;
+            let timed = policy == PathPolicy::ServiceTime || hedge.is_some();
             let paths = inner.paths.iter().filter(|p| p.usable());
             let paths = paths.map(|p| path_view(p, &choice)).collect();
             let awaited = inner.paths.iter().any(|p| p.awaited);
@@ -365,7 +387,15 @@ impl Head {
                 Phase::Live => NoPath::Fail,
             };
             let more_may_come = inner.paths.iter().any(|p| p.awaited && !p.usable());
-            self.view.publish(HeadView { geometry, paths, policy, timed, no_path, more_may_come });
+            self.view.publish(HeadView {
+                geometry,
+                paths,
+                policy,
+                hedge,
+                timed,
+                no_path,
+                more_may_come,
+            });
         });
     }
 }

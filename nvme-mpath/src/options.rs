@@ -207,6 +207,9 @@ pub struct ChannelOptions {
     pub io_timeout: Duration,
     /// Retries of a request on account of its status, not counting failovers. Default 5.
     pub max_retries: u32,
+    /// Buffers that hedged reads may have out at once; see [`HedgeOptions`](crate::HedgeOptions).
+    /// Default 128.
+    pub hedge_buffers: u16,
     /// Count latencies, for [`Controller::latency`](crate::Controller::latency). Costs a look at
     /// the clock for each batch of requests and a few instructions for each request. Default: false.
     pub latency_histograms: bool,
@@ -225,6 +228,7 @@ impl Default for ChannelOptions {
     fn default() -> Self {
         Self {
             depth: 256,
+            hedge_buffers: 128,
             latency_histograms: false,
             numa_node: None,
             io_timeout: Duration::from_secs(30),

@@ -11,6 +11,7 @@ use crossbeam_utils::CachePadded;
 use nvme_core::time::Duration;
 use parking_lot::Mutex;
 
+use crate::hedge::HedgeOptions;
 use crate::ids::AssociationId;
 use crate::policy::PathPolicy;
 use crate::window::LossCause;
@@ -64,6 +65,8 @@ pub(crate) struct HeadView {
     pub(crate) geometry: Geometry,
     pub(crate) paths: Box<[PathView]>,
     pub(crate) policy: PathPolicy,
+    /// How reads are hedged, if they are.
+    pub(crate) hedge: Option<HedgeOptions>,
     /// The policy needs to know how long requests take.
     pub(crate) timed: bool,
     pub(crate) no_path: NoPath,

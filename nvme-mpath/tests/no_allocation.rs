@@ -7,9 +7,10 @@ use std::time::Duration;
 use nvme_core::buffer::Buffer;
 use nvme_core::nqn::{Nqn, Uuid};
 use nvme_mpath::{
-    ChannelOptions, ControllerOptions, Host, HostOptions, IoCompletion, IoRequest, PathPolicy,
+    ChannelOptions, ControllerOptions, HedgeOptions, Host, HostOptions, IoCompletion, IoRequest,
+    PathPolicy,
 };
-use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
+use nvme_target::{FaultAction, FaultRule, NamespaceConfig, SubsystemConfig, Target};
 use nvme_tcp::TcpTransport;
 
 thread_local! {
@@ -49,6 +50,7 @@ fn requests_allocate_nothing() {
     let host = Host::new(options).unwrap();
     let mut options = ChannelOptions::default();
     options.latency_histograms = true;
+    options.hedge_buffers = 1;
     let mut channel = host.channel(options).unwrap();
     for port in 0..2 {
         let url = format!("tcp://{}/{NQN}?ddgst={port}", target.addr(port).unwrap());
@@ -99,6 +101,24 @@ fn requests_allocate_nothing() {
             assert_eq!(allocated, 0, "in 2000 requests of {size} bytes, write: {write}, {policy}");
         }
     }
+
+    // Half of the paths is slow, so that reads are hedged all the time; one buffer is out at most.
+    let slow = FaultAction::Delay(Duration::from_millis(2));
+    target.add_fault(FaultRule::new(slow).io().listener(0));
+    head.set_policy(None);
+    let mut hedge = HedgeOptions::default();
+    (hedge.percentile, hedge.budget) = (0.5, 1.0);
+    head.set_hedged_reads(Some(hedge));
+    spare.clear();
+    spare.extend(buffers(4096));
+    while head.stats().hedges_won == 0 {
+        round(&mut spare, false, 500);
+    }
+    let (before, won) = (ALLOCATIONS.get(), head.stats().hedges_won);
+    while head.stats().hedges_won < won + 10 {
+        round(&mut spare, false, 500);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0, "while reads were hedged");
     drop(channel);
     host.shutdown().unwrap();
 }

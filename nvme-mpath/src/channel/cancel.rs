@@ -25,7 +25,7 @@ impl Channel {
 
     fn cancel_where(&mut self, wanted: impl Fn(u64) -> bool) -> usize {
         let mut count = 0;
-        for at in 0..self.slab.depth() as u32 {
+        for at in 0..self.slab.entries() as u32 {
             let entry = &mut self.slab[at];
             if matches!(entry.place, Place::Free { .. })
                 || entry.cancelled

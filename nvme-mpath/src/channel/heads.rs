@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::hedge::HeadHedge;
 use super::policy::Lanes;
 use crate::head::Head;
 use crate::ids::AssociationId;
@@ -15,6 +16,8 @@ pub(super) struct Known {
     pub(super) generation: u64,
     /// The paths among which the policy chooses.
     pub(super) lanes: Lanes,
+    /// Where reads are hedged.
+    pub(super) hedge: Option<Box<HeadHedge>>,
     /// Associations that answered with an ANA error, and the generation of the view in which they
     /// are left alone on account of it. Empty in good times.
     pub(super) avoided: Vec<(AssociationId, u64)>,
@@ -29,6 +32,10 @@ impl Known {
             return false;
         }
         (self.generation, self.view) = self.head.view.load();
+        match (self.view.hedge, &mut self.hedge) {
+            (Some(options), Some(hedge)) => hedge.set(options),
+            (options, hedge) => *hedge = options.map(HeadHedge::new).map(Box::new),
+        }
         let generation = self.generation;
         self.avoided.retain(|(_, g)| *g == generation);
         true
@@ -70,10 +77,15 @@ impl Heads {
             let head = Arc::clone(head);
             let (avoided, waiting) = (Vec::new(), VecDeque::new());
             let lanes = Lanes::default();
-            self.known.push(Known { head, view, generation, lanes, avoided, waiting });
+            let hedge = view.hedge.map(HeadHedge::new).map(Box::new);
+            self.known.push(Known { head, view, generation, lanes, hedge, avoided, waiting });
             self.known.len() as u32 - 1
         });
         self.last
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.known.len() as u32
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {

@@ -28,7 +28,7 @@ impl Channel {
         }
         self.unpark_all();
         self.give_up_held();
-        if self.slab.used() == 0 {
+        if self.slab.used() + self.slab.owed() == 0 && self.hedges.is_idle() {
             self.heads.clear();
         }
     }

@@ -7,6 +7,7 @@
 mod blocking;
 mod cancel;
 mod heads;
+mod hedge;
 mod held;
 mod letters;
 mod outcome;
@@ -37,11 +38,12 @@ use crate::options::ChannelOptions;
 use crate::view::Geometry;
 pub use blocking::BlockingError;
 use heads::Heads;
+use hedge::Hedges;
 use held::Held;
 use overdue::Overdue;
 use parked::Parked;
 use queues::{ChannelQueue, Meter, Queues};
-use request::Slab;
+use request::{Hedge, Slab};
 pub use request::{IoCompletion, IoRequest};
 use sleep::Sleep;
 
@@ -60,6 +62,7 @@ pub struct Channel {
     queues: Queues,
     heads: Heads,
     slab: Slab,
+    hedges: Hedges,
     /// Heads with requests on the way to a queue, when queues were full.
     crowded: Vec<u32>,
     parked: Parked,
@@ -104,6 +107,10 @@ impl Channel {
         options: ChannelOptions,
     ) -> std::io::Result<Self> {
         let depth = options.depth.clamp(1, 1 << 16);
+        // Tags have 16 bits for requests, their spare entries and second attempts together.
+        let hedges = options.hedge_buffers.min(((1 << 16) - depth as u32).div_euclid(2) as u16);
+        let slab = Slab::new(depth, hedges.into());
+        let hedges = Hedges::new(hedges, slab.entries() as u32);
         let sleep = Sleep::new(&letters)?;
         let numa = Arc::clone(&shared.numa);
         let here = || numa.node_of(rustix::thread::sched_getcpu());
@@ -114,7 +121,8 @@ impl Channel {
             options,
             queues: Queues::new(numa_node, numa),
             heads: Heads::default(),
-            slab: Slab::new(depth),
+            slab,
+            hedges,
             crowded: Vec::new(),
             parked: Parked::with_capacity(depth),
             held: Held::default(),
@@ -216,6 +224,9 @@ impl Channel {
         if !self.crowded.is_empty() {
             self.send_waiting();
         }
+        if now >= self.hedges.due_at {
+            self.hedge_due(now);
+        }
         if now >= self.check_at {
             self.check_times(now, done);
         }
@@ -239,12 +250,20 @@ impl Channel {
                 continue;
             }
             (q.woken, q.dirty) = (false, false);
-            let (slab, troubled) = (&mut self.slab, &mut self.troubled);
             let mut taken = 0;
             let ChannelQueue { queue, meter, .. } = q;
+            let mut reaper = Reaper {
+                slab: &mut self.slab,
+                heads: &mut self.heads,
+                hedges: &mut self.hedges,
+                troubled: &mut self.troubled,
+                done,
+                meter,
+                now,
+            };
             let mut sink = |c: Completion| {
                 taken += 1;
-                reap(slab, troubled, done, meter, now, c);
+                reaper.reap(c);
             };
             match queue.poll(now, &mut sink) {
                 QueueStatus::Failed(error) => {
@@ -262,31 +281,61 @@ impl Channel {
     }
 }
 
-/// Takes one completion: done, or trouble.
-fn reap(
-    slab: &mut Slab,
-    troubled: &mut Vec<Trouble>,
-    done: &mut Vec<IoCompletion>,
-    meter: &mut Meter,
+/// What completions of one queue are taken to.
+struct Reaper<'a> {
+    slab: &'a mut Slab,
+    heads: &'a mut Heads,
+    hedges: &'a mut Hedges,
+    troubled: &'a mut Vec<Trouble>,
+    done: &'a mut Vec<IoCompletion>,
+    meter: &'a mut Meter,
     now: Instant,
-    completion: Completion,
-) {
-    // Queues answer each command once; were one to break that rule, the tag's generation keeps it
-    // from reaching a request that is not its own.
-    let Some(at) = slab.find(completion.tag) else { return };
-    let status = completion.cqe.status();
-    let entry = &mut slab[at];
-    entry.data = completion.data;
-    if !status.is_success() {
-        entry.place = request::Place::Waiting;
-        troubled.push(Trouble { at, status, lost: false, fencing: Fencing::Needless });
-        return;
+}
+
+impl Reaper<'_> {
+    /// Takes one completion: done, or trouble.
+    fn reap(&mut self, completion: Completion) {
+        // Queues answer each command once; were one to break that rule, the tag's generation keeps
+        // it from reaching a request that is not its own.
+        let Some(at) = self.slab.find(completion.tag) else {
+            let (slab, heads) = (&mut *self.slab, &mut *self.heads);
+            let ended = self.hedges.answered(slab, heads, self.meter, self.now, completion);
+            self.done.extend(ended);
+            return;
+        };
+        let status = completion.cqe.status();
+        let entry = &mut self.slab[at];
+        if status.is_success() && entry.started != Instant::ZERO {
+            self.meter.sample(entry.kind, entry.started, entry.load, self.now);
+            if let Some(hedge) = &mut self.heads[entry.head].hedge
+                && entry.op == IoOp::Read
+            {
+                let took = self.now.saturating_since(entry.started).as_nanos() as u64;
+                hedge.ended(entry.kind, took);
+            }
+        }
+        if entry.hedge != Hedge::None {
+            match std::mem::replace(&mut entry.hedge, Hedge::None) {
+                Hedge::Won => {
+                    self.hedges.returned(completion.data);
+                    self.slab.paid(at);
+                    return;
+                }
+                Hedge::Attempt(attempt) => self.hedges.abandon(attempt),
+                Hedge::None => {}
+            }
+        }
+        let entry = &mut self.slab[at];
+        entry.data = completion.data;
+        if !status.is_success() {
+            entry.place = request::Place::Waiting;
+            let fencing = Fencing::Needless;
+            self.troubled.push(Trouble { at, status, lost: false, fencing });
+            return;
+        }
+        let done_with = self.slab.finish(at, Ok(()));
+        self.done.push(done_with);
     }
-    if entry.started != Instant::ZERO {
-        meter.sample(entry.kind, entry.started, entry.load, now);
-    }
-    let done_with = slab.finish(at, Ok(()));
-    done.push(done_with);
 }
 
 /// Whether a request can be right; the number of blocks that it is about.

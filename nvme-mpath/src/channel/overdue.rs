@@ -38,7 +38,7 @@ impl Channel {
     pub(super) fn check_overdue(&mut self, now: Instant) -> Option<Instant> {
         let limit = self.options.io_timeout;
         let mut next = None;
-        for at in 0..self.slab.depth() as u32 {
+        for at in 0..self.slab.entries() as u32 {
             let entry = &mut self.slab[at];
             let Place::InFlight(association) = entry.place else { continue };
             // On the list already.
@@ -57,10 +57,26 @@ impl Channel {
             self.overdue.push(Overdue { at, tag, association, step: Step::Act, due: now });
         }
         next = earlier(next, self.climb(now));
+        self.reset_for_hedges(now);
         // New requests are stamped at the first look after their submission: the look comes often
         // enough that the limit is kept to an eighth.
         let look = now + limit / 8;
-        earlier(next, (self.slab.used() > 0).then_some(look))
+        let busy = self.slab.used() + self.slab.owed() > 0 || !self.hedges.is_idle();
+        earlier(next, busy.then_some(look))
+    }
+
+    /// A second attempt of a read that is not answered has nobody who waits for it, but it has a
+    /// buffer.
+    fn reset_for_hedges(&mut self, now: Instant) {
+        let limit = u64::try_from(self.options.io_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let before = Instant::from_nanos(now.as_nanos().saturating_sub(limit));
+        for association in self.hedges.overdue(before) {
+            let Some(place) = self.queues.find(association) else { continue };
+            if !std::mem::replace(&mut self.queues.at(place).overdue, true) {
+                let (command, aborted) = (None, false);
+                self.shared.commands.send(Command::IoTimeout { association, command, aborted });
+            }
+        }
     }
 
     fn climb(&mut self, now: Instant) -> Option<Instant> {

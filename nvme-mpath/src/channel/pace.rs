@@ -42,6 +42,9 @@ const LONGEST: u64 = 1_000_000_000;
 const OLD: Duration = Duration::from_millis(50);
 /// Nothing is called standing still before so much time without an answer.
 const ALARM: u64 = 1_000_000;
+/// So many polls must have found answers of other paths meanwhile: when everything stands still, it
+/// is not the path.
+const WITNESSES: u64 = 16;
 /// A path that stood still so long, while others answered, is not trusted for a while ...
 const SUSPICIOUS: u64 = 50_000_000;
 /// ... for so long, and twice as long each time that it happens again ...
@@ -73,6 +76,9 @@ pub(super) struct Pace {
     stalled: u64,
     /// How long that must take to be suspicious.
     suspicious: u64,
+    /// Polls that had found answers of any path when that began; and since then.
+    answers: u64,
+    witnesses: u64,
     suspended_until: Instant,
     penalty: Duration,
 }
@@ -103,9 +109,10 @@ impl Pace {
         self.typical = blend(self.typical, latency, old);
     }
 
-    /// The queue was polled and gave so many answers; `others` is when another path last gave one.
-    /// Returns whether the path began or ceased to stand still.
-    pub(super) fn polled(&mut self, taken: u32, idle: bool, now: Instant, others: Instant) -> bool {
+    /// The queue was polled and gave so many answers; `answers` is how many polls have found answers
+    /// of any path so far. Returns whether the path began or ceased to stand still, or is the first
+    /// time seen to do so alone.
+    pub(super) fn polled(&mut self, taken: u32, idle: bool, now: Instant, answers: u64) -> bool {
         let gap = now.saturating_since(self.progress).as_nanos() as u64;
         if taken == 0 && !idle {
             if gap <= ALARM.max(4 * self.typical) {
@@ -115,13 +122,14 @@ impl Pace {
             if begins {
                 // Before what was stuck makes long times look usual.
                 self.suspicious = SUSPICIOUS.max(16 * self.typical);
+                self.answers = answers;
             }
-            return begins;
+            let before = std::mem::replace(&mut self.witnesses, answers - self.answers);
+            return begins || (before == 0 && self.witnesses > 0);
         }
         let was = std::mem::take(&mut self.stalled) > 0;
-        // When everything stands still, it is not the path.
-        let alone = others > self.progress + Duration::from_nanos(gap / 2);
-        if was && gap > self.suspicious && alone {
+        let witnesses = std::mem::take(&mut self.witnesses);
+        if was && gap > self.suspicious && witnesses >= WITNESSES {
             let forgiven = self.suspended_until + LONGEST_PENALTY < now;
             self.penalty = match self.penalty {
                 Duration::ZERO => FIRST_PENALTY,
@@ -137,6 +145,11 @@ impl Pace {
     /// A command is sent after a time without any.
     pub(super) const fn begins(&mut self, now: Instant) {
         self.progress = now;
+    }
+
+    /// No answer comes, and nobody knows whether others would be better off.
+    pub(super) const fn is_unclear(&self) -> bool {
+        self.stalled > 0 && self.witnesses == 0
     }
 
     /// When a request of this kind was last answered.
@@ -155,7 +168,7 @@ impl Pace {
         // less, for the time may be the path's own.
         let (ours, theirs) = (u64::from(load) * 16 + 16, measure.load + 16);
         let scaled = if ours > theirs { measure.latency * ours / theirs } else { measure.latency };
-        let expected = scaled.max(self.stalled);
+        let expected = if self.witnesses > 0 { scaled.max(self.stalled) } else { scaled };
         let trusted = now >= self.suspended_until;
         Some(if trusted { expected } else { expected.saturating_mul(DISTRUST) })
     }
@@ -203,17 +216,21 @@ mod tests {
     #[test]
     fn a_path_that_stands_still_alone_is_not_trusted_for_a_while() {
         let mut pace = good();
-        assert!(!pace.polled(0, false, ms(1), ms(1)));
-        assert!(pace.polled(0, false, ms(3), ms(3)), "it begins");
-        assert!(!pace.polled(0, false, ms(500), ms(500)));
+        assert!(!pace.polled(0, false, ms(1), 10));
+        assert!(pace.polled(0, false, ms(3), 10), "it begins");
+        assert!(!pace.polled(0, false, ms(3), 10) && pace.is_unclear());
+        assert_eq!(pace.expected(READ, 0, ms(3)), Some(100_000), "it may be all of them");
+        assert!(pace.polled(0, false, ms(4), 11), "it is not");
+        assert!(!pace.polled(0, false, ms(500), 100) && !pace.is_unclear());
         assert_eq!(pace.expected(READ, 0, ms(500)), Some(500_000_000));
-        assert!(pace.polled(1, false, ms(1000), ms(1000)), "it ends");
+        assert!(pace.polled(1, false, ms(1000), 200), "it ends");
         assert_eq!(pace.expected(READ, 3, ms(1001)), Some(800_000));
         assert_eq!(pace.expected(READ, 3, ms(11_001)), Some(100_000));
         // The second time it takes twice as long.
         pace.begins(ms(12_000));
-        pace.polled(0, false, ms(12_900), ms(12_900));
-        pace.polled(1, false, ms(13_000), ms(13_000));
+        pace.polled(0, false, ms(12_100), 300);
+        pace.polled(0, false, ms(12_900), 400);
+        pace.polled(1, false, ms(13_000), 400);
         assert_eq!(pace.expected(READ, 3, ms(32_000)), Some(800_000));
         assert_eq!(pace.expected(READ, 3, ms(33_001)), Some(100_000));
     }
@@ -221,8 +238,9 @@ mod tests {
     #[test]
     fn when_all_stand_still_none_is_blamed() {
         let mut pace = good();
-        pace.polled(0, false, ms(900), ms(0));
-        pace.polled(1, false, ms(1000), ms(0));
+        pace.polled(0, false, ms(900), 7);
+        pace.polled(0, false, ms(950), 9);
+        pace.polled(1, false, ms(1000), 9);
         assert_eq!(pace.expected(READ, 3, ms(1001)), Some(100_000));
     }
 }

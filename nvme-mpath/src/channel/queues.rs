@@ -146,8 +146,8 @@ pub(super) struct Queues {
     others_stale: bool,
     /// Times that a path began or ceased to stand still.
     alarms: u64,
-    /// When any queue last gave an answer.
-    answered: Instant,
+    /// Polls of a queue that found answers.
+    answers: u64,
     numa_node: Option<u32>,
     numa: Arc<NumaTopology>,
 }
@@ -156,9 +156,9 @@ impl Queues {
     /// For a channel on this NUMA node.
     pub(super) fn new(numa_node: Option<u32>, numa: Arc<NumaTopology>) -> Self {
         let (list, by_slot) = (Vec::new(), Vec::new());
-        let (generation, alarms, answered) = (0, 0, Instant::ZERO);
+        let (generation, alarms, answers) = (0, 0, 0);
         let others_stale = true;
-        Self { list, by_slot, generation, others_stale, alarms, answered, numa_node, numa }
+        Self { list, by_slot, generation, others_stale, alarms, answers, numa_node, numa }
     }
 
     pub(super) const fn generation(&self) -> u64 {
@@ -183,10 +183,8 @@ impl Queues {
     pub(super) fn note_pace(&mut self, place: usize, taken: u32, now: Instant) {
         let q = &mut self.list[place];
         let idle = q.load == 0;
-        self.alarms += u64::from(q.meter.pace.polled(taken, idle, now, self.answered));
-        if taken > 0 {
-            self.answered = now;
-        }
+        self.alarms += u64::from(q.meter.pace.polled(taken, idle, now, self.answers));
+        self.answers += u64::from(taken > 0);
     }
 
     /// Reads what other channels have in flight, if that was not done since the last poll.

@@ -94,6 +94,9 @@ pub struct IoCompletion {
     /// least once on a connection that was lost before the answer came. The controller may have
     /// executed it, or may still do so.
     pub uncertain: bool,
+    /// The buffer is not the request's, but another one of the same length in exchange for it; see
+    /// [`HedgeOptions`](crate::HedgeOptions).
+    pub exchanged: bool,
     pub(crate) blocking: bool,
 }
 
@@ -112,6 +115,18 @@ pub(super) enum Place {
     Delayed,
     /// Held until a lost controller is fenced.
     Held,
+}
+
+/// A second attempt of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hedge {
+    /// There is none.
+    None,
+    /// This one is in flight.
+    Attempt(u16),
+    /// It has been answered and the request has ended; the entry only waits until the first path
+    /// gives the buffer back.
+    Won,
 }
 
 /// One request under way.
@@ -141,6 +156,7 @@ pub(super) struct Entry {
     pub(super) shunned: Option<AssociationId>,
     /// When it was sent, as far as time-outs are concerned; `ZERO` until the next look.
     pub(super) sent_at: Instant,
+    pub(super) hedge: Hedge,
     /// When it was sent, where times are taken, and what it is to them; else `ZERO`.
     pub(super) started: Instant,
     pub(super) kind: Kind,
@@ -160,11 +176,17 @@ pub(super) struct Slab {
     entries: Box<[Entry]>,
     free: u32,
     used: usize,
+    /// Entries that are not used for a request any more, but wait for a buffer; so many more
+    /// entries there are.
+    owed: usize,
+    spare: usize,
 }
 
 impl Slab {
-    /// `depth` is 1..=65,536.
-    pub(super) fn new(depth: usize) -> Self {
+    /// `depth` is 1..=65,536. `spare` more are for requests that have ended but whose buffer is
+    /// still out.
+    pub(super) fn new(depth: usize, spare: usize) -> Self {
+        let depth = depth + spare;
         let entry = |i: usize| Entry {
             place: Place::Free { next: if i + 1 == depth { NONE } else { i as u32 + 1 } },
             generation: 0,
@@ -183,21 +205,58 @@ impl Slab {
             sent_on: AssociationId { slot: 0, epoch: 0 },
             shunned: None,
             sent_at: Instant::ZERO,
+            hedge: Hedge::None,
             started: Instant::ZERO,
             kind: Kind::default(),
             load: 0,
             parked_at: None,
             data: Data::None,
         };
-        Self { entries: (0..depth).map(entry).collect(), free: 0, used: 0 }
+        Self { entries: (0..depth).map(entry).collect(), free: 0, used: 0, owed: 0, spare }
     }
 
     pub(super) fn depth(&self) -> usize {
+        self.entries.len() - self.spare
+    }
+
+    /// Places of entries are below this.
+    pub(super) fn entries(&self) -> usize {
         self.entries.len()
     }
 
+    /// Requests under way.
     pub(super) const fn used(&self) -> usize {
-        self.used
+        self.used - self.owed
+    }
+
+    /// Requests that have ended while a queue still had their buffer.
+    pub(super) const fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// Ends a request whose buffer a queue still has: the program gets another one.
+    pub(super) fn answer_early(&mut self, at: u32, buffer: Buffer) -> IoCompletion {
+        self.owed += 1;
+        let entry = &mut self[at];
+        entry.hedge = Hedge::Won;
+        // It is nobody's to cancel.
+        entry.cancelled = true;
+        IoCompletion {
+            user_data: entry.user_data,
+            op: entry.op,
+            slba: entry.slba,
+            result: Ok(()),
+            buffer,
+            uncertain: false,
+            exchanged: true,
+            blocking: entry.blocking,
+        }
+    }
+
+    /// The queue has given the buffer back.
+    pub(super) fn paid(&mut self, at: u32) {
+        self.owed -= 1;
+        self.remove(at);
     }
 
     /// Takes a request in, or gives it back if there is no room.
@@ -208,6 +267,9 @@ impl Slab {
         block_size: u32,
     ) -> Result<u32, IoRequest> {
         let at = self.free;
+        if self.used() >= self.depth() {
+            return Err(request);
+        }
         let Some(entry) = self.entries.get_mut(at as usize) else { return Err(request) };
         let Place::Free { next } = entry.place else { return Err(request) };
         self.free = next;
@@ -228,6 +290,7 @@ impl Slab {
         entry.sent_at = Instant::ZERO;
         entry.parked_at = None;
         entry.shunned = None;
+        entry.hedge = Hedge::None;
         entry.data = match request.op {
             IoOp::Read => Data::Read(request.buffer),
             IoOp::Write | IoOp::Compare | IoOp::Discard => Data::Write(request.buffer),
@@ -268,7 +331,7 @@ impl Slab {
         let buffer = self.remove(at).into_buffer();
         // The range list of a discard is the library's own.
         let buffer = if op == IoOp::Discard { Buffer::empty() } else { buffer };
-        IoCompletion { user_data, op, slba, result, buffer, uncertain, blocking }
+        IoCompletion { user_data, op, slba, result, buffer, uncertain, exchanged: false, blocking }
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Entry)> {
@@ -296,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_tag_means_one_request_only() {
-        let mut slab = Slab::new(2);
+        let mut slab = Slab::new(2, 0);
         let here = AssociationId { slot: 0, epoch: 1 };
         let a = slab.insert(IoRequest::flush(1), 0, 512).unwrap();
         let b = slab.insert(IoRequest::flush(2), 0, 512).unwrap();

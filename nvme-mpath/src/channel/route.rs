@@ -3,7 +3,7 @@
 use nvme_core::spec::command::{DsmAttributes, IoFlags};
 use nvme_core::spec::{BlockCount, Sqe};
 use nvme_core::time::Instant;
-use nvme_core::transport::RejectReason;
+use nvme_core::transport::{Data, RejectReason};
 
 use super::Channel;
 use super::pace::Kind;
@@ -13,7 +13,7 @@ use super::request::{Entry, Place};
 use crate::error::IoOp;
 
 /// The command of a request.
-fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
+pub(super) fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
     let blocks = BlockCount::new(entry.blocks);
     let sqe = match entry.op {
         IoOp::Read => Sqe::read(nsid, entry.slba, blocks?),
@@ -95,10 +95,18 @@ impl Channel {
             let data = std::mem::take(&mut entry.data);
             let q = self.queues.at(queue);
             let load = q.load() + q.others;
+            // Where reads are hedged, only those whose buffer can be exchanged for another one.
+            let hedge = known
+                .hedge
+                .as_mut()
+                .filter(|_| entry.op == IoOp::Read && matches!(&data, Data::Read(b) if b.is_vec()));
             match q.submit(sqe, data, tag) {
                 Ok(()) => {
                     if started != Instant::ZERO && q.load() == 1 {
                         q.meter.pace.begins(started);
+                    }
+                    if let Some(due) = hedge.and_then(|h| h.sent(kind, tag, started)) {
+                        self.hedges.due_at = self.hedges.due_at.min(due);
                     }
                     (entry.started, entry.kind, entry.load) = (started, kind, load);
                     entry.place = Place::InFlight(association);

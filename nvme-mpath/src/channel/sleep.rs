@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nvme_core::time::{Duration, Instant};
+use nvme_core::time::{Duration, Instant, earlier};
 use rustix::event::{Timespec, epoll};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
@@ -93,13 +93,17 @@ impl Channel {
         {
             return Some(Instant::ZERO);
         }
-        if self.slab.used() == 0 && !self.queues.iter().any(|q| q.dying) {
+        if self.slab.used() + self.slab.owed() == 0
+            && self.hedges.is_idle()
+            && !self.queues.iter().any(|q| q.dying)
+        {
             // Nothing has a time limit while nothing is under way.
             return None;
         }
         let queues = self.queues.iter().filter_map(|q| q.queue.deadline()).min();
         let own = (self.check_at != Instant::NEVER).then_some(self.check_at);
-        nvme_core::time::earlier(own, queues)
+        let own = earlier(own, Some(self.hedges.due_at).filter(|at| *at != Instant::NEVER));
+        earlier(own, queues)
     }
 
     /// Sleeps until polling is worth while, at most `limit`.

@@ -89,6 +89,8 @@ pub struct Port {
     pub aborts: u32,
     /// Admin passthrough (Get Features) is not answered.
     pub hold_features: bool,
+    /// Reads return this byte, over and over.
+    pub content: u8,
     /// Connects of I/O queues are not answered.
     pub hold_io_connect: bool,
     /// The end of a shutdown is not told.
@@ -120,6 +122,7 @@ impl Port {
             acl: 3,
             aborts: 0,
             hold_features: false,
+            content: 0,
             hold_io_connect: false,
             slow_shutdown: false,
             executed: Vec::new(),
@@ -288,7 +291,8 @@ impl World {
             for link in port.links.clone() {
                 let mut wire = link.lock();
                 for tag in std::mem::take(&mut wire.held) {
-                    if let Some(command) = wire.in_flight.get(&tag).filter(|_| status.is_success())
+                    if let Some(command) =
+                        wire.in_flight.get_mut(&tag).filter(|_| status.is_success())
                     {
                         execute(port, command);
                     }
@@ -369,9 +373,9 @@ impl World {
     pub fn execute_late_within(&self, name: &str, time: Duration) -> Vec<(u32, u8, u64, u8)> {
         let now = self.clock.now();
         self.port(name, |port| {
-            let late = std::mem::take(&mut port.late);
+            let mut late = std::mem::take(&mut port.late);
             let from = port.executed.len();
-            for (_, since, command) in &late {
+            for (_, since, command) in &mut late {
                 if now.saturating_since(*since) < time {
                     execute(port, command);
                 }
@@ -411,7 +415,7 @@ impl World {
             let mut wire = link.lock();
             let mut command = InFlight { sqe, data };
             let answer = if link.qid != 0 && sqe.opcode != FABRICS_OPCODE {
-                io(port, &mut wire, &command, tag)
+                io(port, &mut wire, &mut command, tag)
             } else {
                 admin(port, link, &mut wire, &mut command, tag)
             };
@@ -432,7 +436,7 @@ fn cirn(cntlid: u16) -> u64 {
     u64::from(cntlid) + 1000
 }
 
-fn io(port: &mut Port, wire: &mut Wire, command: &InFlight, tag: Tag) -> Option<(Status, u64)> {
+fn io(port: &mut Port, wire: &mut Wire, command: &mut InFlight, tag: Tag) -> Option<(Status, u64)> {
     match port.io {
         Io::Hold => {
             wire.held.insert(tag);
@@ -446,7 +450,10 @@ fn io(port: &mut Port, wire: &mut Wire, command: &InFlight, tag: Tag) -> Option<
     }
 }
 
-fn execute(port: &mut Port, command: &InFlight) {
+fn execute(port: &mut Port, command: &mut InFlight) {
+    if let Data::Read(buffer) = &mut command.data {
+        buffer.as_mut_slice().fill(port.content);
+    }
     let sqe = &command.sqe;
     let slba = u64::from(sqe.cdw11.get()) << 32 | u64::from(sqe.cdw10.get());
     let byte = match &command.data {

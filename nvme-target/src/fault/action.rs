@@ -1,6 +1,6 @@
 //! What can go wrong.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nvme_core::spec::Status;
 use nvme_core::spec::tcp::PduType;
@@ -26,6 +26,19 @@ pub enum FaultAction {
     /// The command is executed, and answered, so much later. It can be aborted until then, and is lost if the
     /// connection ends before.
     Delay(Duration),
+    /// The path stands still for `length`, first at `from` and then every `every` again: commands that arrive
+    /// meanwhile are executed and answered when it is over, `delay` later. At other times this is
+    /// [`Delay`](Self::Delay).
+    Stall {
+        /// When it stands still for the first time.
+        from: Instant,
+        /// From the beginning of one stall to the next; not zero.
+        every: Duration,
+        /// How long each lasts.
+        length: Duration,
+        /// Delay of all commands.
+        delay: Duration,
+    },
     /// The command is not executed and completes with this status.
     Fail(Status),
     /// The first C2HData PDU of the command carries a wrong data digest (where data digests are on).
@@ -66,6 +79,23 @@ pub enum FaultAction {
     /// Not so if that is longer than the [quiesce time](crate::SubsystemConfig::quiesce_time) that is reported, or if
     /// the controller is reset by another one before.
     LateWrite(Duration),
+}
+
+impl FaultAction {
+    /// How long a command that arrives now has to wait before it is executed, if that is the fault.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Delay(delay) => Some(*delay),
+            Self::Stall { from, every, length, delay } => {
+                let since = now.checked_duration_since(*from);
+                let into = since
+                    .map(|t| Duration::from_nanos((t.as_nanos() % every.as_nanos().max(1)) as u64));
+                let rest = into.map_or(Duration::ZERO, |into| length.saturating_sub(into));
+                Some(rest + *delay)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What is wrong with an ICResp.

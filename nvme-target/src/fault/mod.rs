@@ -318,6 +318,20 @@ mod tests {
     }
 
     #[test]
+    fn a_stall_lasts_to_its_end_and_comes_back() {
+        use std::time::{Duration, Instant};
+        let (from, ms) = (Instant::now(), Duration::from_millis);
+        let stall = FaultAction::Stall { from, every: ms(100), length: ms(10), delay: ms(1) };
+        let at = |t: u64| stall.wait(from + ms(t)).unwrap();
+        assert_eq!(
+            (at(0), at(4), at(10), at(99), at(100), at(204)),
+            (ms(11), ms(7), ms(1), ms(1), ms(11), ms(7))
+        );
+        assert_eq!(stall.wait(from - ms(1)), Some(ms(1)));
+        assert_eq!(FaultAction::Drop.wait(from), None);
+    }
+
+    #[test]
     fn connection_faults_leave_commands_alone() {
         let faults = Faults::default();
         faults.add(FaultRule::new(FaultAction::SilentListener).listener(1));

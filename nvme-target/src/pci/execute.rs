@@ -27,8 +27,9 @@ impl Engine {
         match fault.as_deref() {
             Some(FaultAction::Drop) => return,
             Some(FaultAction::Fail(status)) => return self.answer(qid, Cqe::new(cid, *status, 0)),
-            Some(FaultAction::Delay(delay)) if qid != 0 => {
-                return self.keep(memory, qid, sqe, Some(now + *delay));
+            Some(fault @ (FaultAction::Delay(_) | FaultAction::Stall { .. })) if qid != 0 => {
+                let wait = fault.wait(now).unwrap_or_default();
+                return self.keep(memory, qid, sqe, Some(now + wait));
             }
             _ => {}
         }

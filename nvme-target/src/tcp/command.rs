@@ -214,9 +214,10 @@ impl Core {
     fn arrived(&mut self, sqe: &Sqe, data: &[u8], fault: Fault) {
         match fault.as_deref() {
             Some(FaultAction::CloseBefore) => self.end = Some(End::Now),
-            Some(FaultAction::Delay(delay)) => {
+            Some(fault @ (FaultAction::Delay(_) | FaultAction::Stall { .. })) => {
+                let wait = fault.wait(self.now).unwrap_or_default();
                 if let Some((tag, serial)) = self.hold(sqe, data, Waits::Timer) {
-                    self.alarms.push((self.now + *delay, Alarm::Held { tag, serial }));
+                    self.alarms.push((self.now + wait, Alarm::Held { tag, serial }));
                 }
             }
             Some(FaultAction::LateWrite(delay)) => {

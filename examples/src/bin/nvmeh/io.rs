@@ -11,7 +11,7 @@ use nvme_host_examples::narrate::{About, describe};
 use nvme_host_examples::size;
 use nvme_host_examples::terminal::Screen;
 use nvme_host_examples::workload::{Handle, Orders, Pattern, Tally};
-use nvme_mpath::{ChannelOptions, Events, Head, Host, Window};
+use nvme_mpath::{ChannelOptions, Events, Head, HedgeOptions, Host, PathPolicy, Window};
 
 use crate::report::Report;
 use crate::{Failure, controller_options, interruption, plan, print_json, seconds};
@@ -63,6 +63,22 @@ pub struct Arguments {
     #[arg(long, value_parser = size::parse, default_value = "0")]
     pub offset: u64,
 
+    /// How to choose among the paths: round-robin, numa, queue-depth, active-passive, service-time
+    #[arg(long, default_value = "round-robin")]
+    policy: PathPolicy,
+
+    /// The URL, by its place from 1, that active-passive prefers
+    #[arg(long, value_name = "N")]
+    prefer: Option<usize>,
+
+    /// URLs, by their places from 1, to be used only when there is no other
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    marginal: Vec<usize>,
+
+    /// Send reads that outlive 99 % of their size class down a second path, too
+    #[arg(long)]
+    hedge: bool,
+
     /// Keep the head for so long without any path
     #[arg(long, value_name = "SECS", default_value = "0", value_parser = seconds)]
     window: Duration,
@@ -100,6 +116,12 @@ impl ReadWrite {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let paths = 1..=arguments.urls.len();
+    let named = arguments.prefer.iter().chain(&arguments.marginal);
+    if let Some(place) = named.into_iter().find(|place| !paths.contains(place)) {
+        let why = format!("there is no URL {place}: {} were given", arguments.urls.len());
+        return Err(Failure::Usage(why));
+    }
     let rw = arguments.rw.pattern();
     if (rw.writes() || arguments.verify) && !arguments.write_ok {
         let what = if rw.writes() { "this --rw" } else { "--verify" };
@@ -144,8 +166,11 @@ fn connect(host: &Host, arguments: &Arguments) -> Result<Arc<Head>, Failure> {
     let mut options = controller_options(arguments.timeout);
     options.max_io_queues = arguments.channels;
     let mut nqn: Option<Nqn> = None;
-    for url in &arguments.urls {
+    let mut controllers = Vec::new();
+    for (place, url) in (1..).zip(&arguments.urls) {
+        options.marginal = arguments.marginal.contains(&place);
         let controller = host.connect(url, options.clone())?;
+        controllers.push(controller.id());
         controller.wait_ready(arguments.timeout)?;
         let Some(info) = controller.info() else { continue };
         let known = nqn.get_or_insert_with(|| info.subnqn.clone());
@@ -157,6 +182,12 @@ fn connect(host: &Host, arguments: &Arguments) -> Result<Arc<Head>, Failure> {
     let mut heads = host.heads();
     heads.sort_by_key(|h| h.nsid());
     let found = heads.iter().find(|h| arguments.nsid.is_none_or(|nsid| h.nsid() == nsid));
+    if let Some(head) = found {
+        head.set_policy(Some(arguments.policy));
+        let preferred = arguments.prefer.and_then(|n| controllers.get(n.checked_sub(1)?).copied());
+        head.set_preferred_path(preferred);
+        head.set_hedged_reads(arguments.hedge.then(HedgeOptions::default));
+    }
     found.cloned().ok_or_else(|| {
         let there: Vec<_> = heads.iter().map(|h| h.nsid().to_string()).collect();
         let there = if there.is_empty() { "none".into() } else { there.join(", ") };
