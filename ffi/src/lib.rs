@@ -1,7 +1,29 @@
-//! The C library `libnvmehost`: the room is reserved, the binding is not built yet.
+//! The C library `libnvmehost`.
 //!
-//! It will convert arguments, errors and ownership between C and `nvme-mpath`, and hold no logic of
-//! its own: opaque handles, functions named `nvmeh_*`, negative errno with the text of the last
-//! error per thread, no panic across the boundary. The header goes to `include/`.
+//! It converts arguments, errors and ownership between C and `nvme-mpath`, and holds no logic of its
+//! own. One file per C object. `include/nvmehost.h` is generated from here by the test `header`, and
+//! `README.md` beside this crate says what a program may do when.
+//!
+//! Every entry checks its handle, catches panics, answers a negative errno, and keeps a text per
+//! thread: [`object`], [`error`]. What keeps the shared object mapped is in [`selfref`].
 
-#![forbid(unsafe_code)]
+#[cfg(not(target_arch = "x86_64"))]
+mod arch;
+mod buffers;
+mod channel;
+mod controller;
+mod error;
+mod events;
+mod head;
+#[cfg(feature = "test-hooks")]
+mod hooks;
+mod host;
+mod io;
+mod object;
+mod options;
+mod pins;
+mod selfref;
+mod stats;
+mod version;
+
+pub use options::NVMEH_FOREVER;

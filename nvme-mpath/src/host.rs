@@ -23,7 +23,7 @@ use crate::mailbox::{ChannelShared, Command, Commands};
 use crate::memory::{self, MemoryPool};
 use crate::numa::NumaTopology;
 use crate::options::{ChannelOptions, ControllerOptions, HostOptions};
-use crate::pin::{PinGuard, PinHolder, PinLedger, PinReason, PinsClosed};
+use crate::pin::{KeepFor, PinGuard, PinHolder, PinLedger, PinReason, PinsClosed};
 use crate::policy::{PathPolicy, Policies};
 use crate::window::DelayedRemoval;
 
@@ -151,7 +151,8 @@ impl Host {
         let mut thread = None;
         if shared.options.control_thread {
             let builder = std::thread::Builder::new().name("nvme-host".into());
-            let keep = shared.options.keep_alive.clone().map(|keeper| keeper());
+            let keep =
+                shared.options.keep_alive.clone().map(|keeper| keeper(KeepFor::ControlThread));
             let run = move || {
                 while control.turn(Duration::MAX) {}
                 drop(control);
@@ -306,6 +307,19 @@ impl Host {
         })
     }
 
+    /// Waits for the head of namespace `nsid` of whatever subsystem; the oldest one if there are
+    /// several.
+    ///
+    /// # Errors
+    /// [`HostError::Timeout`] after `limit`.
+    pub fn wait_any_head(&self, nsid: u32, limit: Duration) -> Result<Arc<Head>, HostError> {
+        let find = || self.shared.heads.lock().values().find(|h| h.nsid == nsid).cloned();
+        self.shared.wait_for(limit, find).ok_or_else(|| HostError::Timeout {
+            what: format!("appearance of namespace {nsid}"),
+            limit,
+        })
+    }
+
     /// All controllers that are not gone for good, oldest first.
     #[must_use]
     pub fn controllers(&self) -> Vec<Controller> {
@@ -344,6 +358,12 @@ impl Host {
     fn policies_changed(&self) {
         self.heads().iter().for_each(|head| head.publish());
         self.shared.commands.send(Command::HeadChanged);
+    }
+
+    /// The windows of heads that are made from now on.
+    #[must_use]
+    pub fn delayed_removal(&self) -> DelayedRemoval {
+        *self.shared.delayed_removal.lock()
     }
 
     /// Pins that are out. One per pending removal, and those of the program.

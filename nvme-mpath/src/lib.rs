@@ -55,7 +55,7 @@ pub use latency::{LatencyHistogram, PathLatency};
 pub use numa::NumaTopology;
 pub use nvme_core as core;
 pub use options::{ChannelOptions, ControllerOptions, HostOptions, OverdueAction, TimeoutPolicy};
-pub use pin::{Keep, PinGuard, PinHolder, PinReason, PinsClosed};
+pub use pin::{Keep, KeepFor, PinGuard, PinHolder, PinReason, PinsClosed};
 pub use policy::{PathPolicy, UnknownPolicy};
 pub use view::Geometry;
 pub use window::{DelayedRemoval, LossCause, Window};

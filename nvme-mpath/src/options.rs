@@ -10,7 +10,7 @@ use nvme_core::transport::Transport;
 use crate::clock::MonotonicClock;
 use crate::fence::Fence;
 use crate::numa::NumaTopology;
-use crate::pin::Keep;
+use crate::pin::{Keep, KeepFor};
 use crate::policy::PathPolicy;
 use crate::window::DelayedRemoval;
 
@@ -47,7 +47,7 @@ pub struct HostOptions {
     /// Called for each pin that is taken and for the control thread; what it returns is dropped when
     /// the pin has been given back, or as the last thing that the thread does. A shared object that
     /// contains this library keeps itself loaded with it. Default: nothing.
-    pub keep_alive: Option<Arc<dyn Fn() -> Keep + Send + Sync>>,
+    pub keep_alive: Option<Arc<dyn Fn(KeepFor) -> Keep + Send + Sync>>,
 }
 
 impl fmt::Debug for HostOptions {

@@ -60,9 +60,19 @@ struct Ledger {
 /// Something that is held as long as it is needed, and then dropped.
 pub type Keep = Box<dyn Any + Send + Sync>;
 
+/// Who asks for a [`Keep`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeepFor {
+    /// A pin. Dropped with it, by whatever thread.
+    Pin,
+    /// The control thread. Dropped by it as the last thing that it does.
+    ControlThread,
+}
+
 /// Makes what each pin, and the control thread, keep with them: see
 /// [`HostOptions::keep_alive`](crate::HostOptions::keep_alive).
-pub(crate) type Keeper = std::sync::Arc<dyn Fn() -> Keep + Send + Sync>;
+pub(crate) type Keeper = std::sync::Arc<dyn Fn(KeepFor) -> Keep + Send + Sync>;
 
 /// The account of all pins of one host.
 pub(crate) struct PinLedger {
@@ -94,7 +104,7 @@ impl PinLedger {
         now: Instant,
     ) -> Result<PinGuard, PinsClosed> {
         // Made before the pin can be seen, outside of the lock: it is somebody else's code.
-        let keep = ledger.keeper.as_ref().map(|keeper| keeper());
+        let keep = ledger.keeper.as_ref().map(|keeper| keeper(KeepFor::Pin));
         let mut inner = ledger.inner.lock();
         if inner.closed {
             return Err(PinsClosed);

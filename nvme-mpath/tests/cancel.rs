@@ -143,7 +143,7 @@ fn what_the_keeper_makes_lives_as_long_as_the_pin() {
     let kept = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&kept);
     let mut bench = Bench::with(|options| {
-        options.keep_alive = Some(Arc::new(move || {
+        options.keep_alive = Some(Arc::new(move |_| {
             count.fetch_add(1, Ordering::SeqCst);
             Box::new(Kept(Arc::clone(&count)))
         }));

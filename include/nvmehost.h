@@ -1,0 +1,1010 @@
+/* libnvmehost: an NVMe host with multipath heads, as a C library.
+ *
+ * Generated from ffi/src by `BLESS=1 cargo test -p nvmehost --test header`; not to be edited.
+ * What a program may do when, and what fork, exit and dlclose do, is told in ffi/README.md.
+ *
+ * Rules that hold everywhere, unless a function says otherwise:
+ * - A function that returns int returns a negative errno when it fails; nvmeh_last_error() tells on
+ *   the same thread what was being done to what. nvmeh_strerror() names the number. A number never
+ *   gets another meaning.
+ * - Every pointer may be NULL: the answer is -EFAULT, or nothing for what frees.
+ * - A handle that was freed is answered with -EBADF. That is best effort: the memory of the last 256
+ *   freed objects is kept for it.
+ * - An object inside which the library has failed answers -ENOTRECOVERABLE and can only be freed.
+ * - In the child of a fork every object of the parent answers -ECHILD.
+ * - Structures say their size first; a newer library fills in no more than the program knows.
+ * - Times are milliseconds, offsets and lengths are bytes.
+ * - The library calls back only from nvmeh_channel_poll(), nvmeh_channel_reap() and
+ *   nvmeh_channel_destroy(), on the thread that called them, with no lock held.
+ */
+
+#ifndef NVMEHOST_H
+#define NVMEHOST_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+
+// Major version of the header.
+#define NVMEH_VERSION_MAJOR 0
+
+// Minor version of the header.
+#define NVMEH_VERSION_MINOR 1
+
+// Patch version of the header.
+#define NVMEH_VERSION_PATCH 0
+
+// Options of a host.
+#define NVMEH_OPTIONS_HOST 1
+
+// Options of a connection to a controller.
+#define NVMEH_OPTIONS_CONTROLLER 2
+
+// Options of a channel.
+#define NVMEH_OPTIONS_CHANNEL 3
+
+// A time without end, wherever a time in milliseconds is asked for.
+#define NVMEH_FOREVER UINT64_MAX
+
+// The controller was lost and given up.
+#define NVMEH_CAUSE_LINK_LOST 1
+
+// The program disconnected the controller.
+#define NVMEH_CAUSE_DISCONNECTED 2
+
+// The target deleted or detached the namespace.
+#define NVMEH_CAUSE_NAMESPACE_GONE 3
+
+// Where a cause is asked for: link lost and disconnected.
+#define NVMEH_CAUSE_DEFAULT 0
+
+// Made, nothing sent yet.
+#define NVMEH_CONTROLLER_NEW 0
+
+// In use.
+#define NVMEH_CONTROLLER_LIVE 1
+
+// Being taken apart to be brought up again.
+#define NVMEH_CONTROLLER_RESETTING 2
+
+// Being brought up, or waiting for the next attempt.
+#define NVMEH_CONTROLLER_CONNECTING 3
+
+// Going away.
+#define NVMEH_CONTROLLER_DELETING 4
+
+// Gone for good.
+#define NVMEH_CONTROLLER_DEAD 5
+
+// A state that this version has no number for.
+#define NVMEH_CONTROLLER_OTHER 255
+
+// It has paths, which need not work at the moment.
+#define NVMEH_HEAD_LIVE 1
+
+// It has none and will be removed.
+#define NVMEH_HEAD_REMOVAL_PENDING 2
+
+// It is being taken apart.
+#define NVMEH_HEAD_REMOVING 3
+
+// It is gone.
+#define NVMEH_HEAD_GONE 4
+
+// The best way (also what a controller without ANA has).
+#define NVMEH_ANA_OPTIMIZED 1
+
+// Works, but another controller may be better.
+#define NVMEH_ANA_NON_OPTIMIZED 2
+
+// Does not work for now.
+#define NVMEH_ANA_INACCESSIBLE 3
+
+// Will not work again.
+#define NVMEH_ANA_PERSISTENT_LOSS 4
+
+// In transition.
+#define NVMEH_ANA_CHANGE 15
+
+// What is known of a request's outcome: nothing, although it failed. It would have changed the
+// namespace, and was sent on a connection that was lost before the answer came: the controller may
+// have executed it, or may still do so.
+#define NVMEH_OUTCOME_UNKNOWN 1
+
+// Force unit access: a write is durable when it ends; a read comes from the medium.
+#define NVMEH_FUA 1
+
+// A controller changed its state: `from`, `to` (NVMEH_CONTROLLER_*).
+#define NVMEH_EVENT_CONTROLLER_STATE 1
+
+// A controller was lost, or failed to come up: `text`.
+#define NVMEH_EVENT_CONTROLLER_FAILED 2
+
+// Something failed on a controller that goes on all the same: `text`.
+#define NVMEH_EVENT_CONTROLLER_TROUBLE 3
+
+// A controller is gone for good: `text`.
+#define NVMEH_EVENT_CONTROLLER_REMOVED 4
+
+// A namespace was found for which there was no head.
+#define NVMEH_EVENT_HEAD_ADDED 5
+
+// The size of a namespace changed: `value`, in blocks.
+#define NVMEH_EVENT_HEAD_RESIZED 6
+
+// A path can be used.
+#define NVMEH_EVENT_PATH_UP 7
+
+// A path cannot be used any more.
+#define NVMEH_EVENT_PATH_DOWN 8
+
+// The ANA state of a path changed: `from`, `to` (NVMEH_ANA_*).
+#define NVMEH_EVENT_ANA_CHANGED 9
+
+// No path of the head can be used.
+#define NVMEH_EVENT_HEAD_NO_PATH 10
+
+// The last path left; the head is removed after `value` milliseconds. `cause`.
+#define NVMEH_EVENT_REMOVAL_SCHEDULED 11
+
+// The window of a pending removal changed: `value` milliseconds are left.
+#define NVMEH_EVENT_REMOVAL_REARMED 12
+
+// A path returned after `value` milliseconds; the head stays.
+#define NVMEH_EVENT_REMOVAL_CANCELLED 13
+
+// The head is gone: `cause`; `value` is 1 if a window had been open.
+#define NVMEH_EVENT_HEAD_REMOVED 14
+
+// A namespace was found that cannot be used: `nsid`, `text`.
+#define NVMEH_EVENT_NAMESPACE_REFUSED 15
+
+// The discovery log of a discovery controller changed.
+#define NVMEH_EVENT_DISCOVERY_CHANGED 16
+
+// An asynchronous event that the library does not act on: `value`, dword 0 of the completion.
+#define NVMEH_EVENT_ASYNC 17
+
+// `value` events before the next one were dropped, because nobody took them.
+#define NVMEH_EVENT_LAGGED 18
+
+// One that this version has no number for: `text`.
+#define NVMEH_EVENT_OTHER 255
+
+// The pin belongs to a removal that is pending.
+#define NVMEH_PIN_PENDING_REMOVAL 1
+
+// The pin is the program's own.
+#define NVMEH_PIN_USER 2
+
+// The I/O of one thread. Thread: the one that made it, or that nvmeh_channel_adopt() named last; a
+// build with debug assertions answers others with -EPERM, a release build does not look.
+struct nvmeh_channel;
+
+// A handle of a controller. Freeing it does not disconnect. Thread: any, several at once; what waits
+// must not be called while another thread is in nvmeh_host_drive() on a host that the program
+// drives.
+struct nvmeh_controller;
+
+// A subscription to the events of a host. Thread: any, several at once.
+struct nvmeh_events;
+
+// A handle of a head. One that outlives its head answers with errors. Thread: any, several at once.
+struct nvmeh_head;
+
+// A host: what a program makes first and shuts down last. Thread: any, several at once.
+//
+// What outlives what: heads, controllers, channels, events, pins may be freed before or after the
+// host, in any order.
+struct nvmeh_host;
+
+// Memory that every controller reaches without a copy.
+struct nvmeh_memory;
+
+// A set of options, of one of the kinds NVMEH_OPTIONS_*. May be used any number of times; a change
+// does not touch what was made with it before. Thread: any, one at a time or several.
+struct nvmeh_options;
+
+// A pin of the program's own. Thread: any.
+struct nvmeh_pin;
+
+// Size and shape of a namespace, as last reported.
+struct nvmeh_geometry {
+  // sizeof(struct nvmeh_geometry), set by the caller; what was filled in, on return.
+  size_t size;
+  // Bytes in a block: every offset and length is a multiple of it.
+  uint32_t block_size;
+  // 1 if it cannot be written to.
+  uint32_t read_only;
+  // Bytes of the namespace.
+  uint64_t bytes;
+  // Bytes that one read, write or compare can move at most.
+  uint64_t max_transfer;
+  // Bytes of metadata in each block; such namespaces cannot be read or written.
+  uint32_t metadata_size;
+  // Always 0.
+  uint32_t reserved;
+};
+
+// How a head is doing.
+struct nvmeh_head_status {
+  // sizeof(struct nvmeh_head_status), set by the caller; what was filled in, on return.
+  size_t size;
+  // NVMEH_HEAD_*.
+  int state;
+  // NVMEH_CAUSE_*: why the last path left; 0 while live.
+  int cause;
+  // Milliseconds since the last path left; 0 while live.
+  uint64_t lost_for_ms;
+  // Milliseconds until it is removed; NVMEH_FOREVER: it waits without end; 0 if nothing is
+  // pending.
+  uint64_t remaining_ms;
+  // Paths.
+  uint32_t paths;
+  // Paths on which I/O may be sent.
+  uint32_t usable_paths;
+};
+
+// A path of a head.
+struct nvmeh_path {
+  // sizeof(struct nvmeh_path), set by the caller in the first of an array.
+  size_t size;
+  // The controller's number.
+  uint32_t controller;
+  // Namespace ID on it.
+  uint32_t nsid;
+  // NVMEH_ANA_*.
+  int ana;
+  // 1 if I/O may be sent on it.
+  int usable;
+  // The controller's address, cut if need be.
+  char address[256];
+};
+
+// The end of a request: exactly one for each that was accepted.
+struct nvmeh_completion {
+  // sizeof(struct nvmeh_completion); set by the caller in the first of an array.
+  size_t size;
+  // The number that the submission gave.
+  uint64_t id;
+  // The pointer given with the request.
+  void *arg;
+  // 0, or a negative errno.
+  int result;
+  // NVMEH_OUTCOME_*.
+  uint32_t flags;
+  // NVMe status if a controller answered with an error: SCT << 8 | SC. 0 otherwise.
+  uint32_t nvme_status;
+  // Always 0.
+  uint32_t reserved;
+};
+
+// Called at the end of a request, from within nvmeh_channel_poll(), nvmeh_channel_reap() or
+// nvmeh_channel_destroy(), on the thread that called it, with no lock held. It may call any function
+// of this library: submit, cancel, poll, close and destroy included. One that blocks holds up its
+// own channel and nothing else. `completion` is valid during the call.
+typedef void (*nvmeh_callback)(const struct nvmeh_completion *completion, void *arg);
+
+// Something that happened.
+struct nvmeh_event {
+  // sizeof(struct nvmeh_event), set by the caller; what was filled in, on return.
+  size_t size;
+  // NVMEH_EVENT_*. Numbers that a program does not know are to be left alone.
+  int kind;
+  // NVMEH_CAUSE_*, or 0.
+  int cause;
+  // When, in milliseconds of the host's clock.
+  uint64_t at_ms;
+  // The controller's number, or -1.
+  int64_t controller;
+  // nvmeh_head_instance() of the head, or -1.
+  int64_t head;
+  // Namespace ID, or 0.
+  uint32_t nsid;
+  // The state before.
+  int from;
+  // The state after.
+  int to;
+  // Always 0.
+  int reserved;
+  // See the kind. NVMEH_FOREVER for a time without end.
+  uint64_t value;
+  // The controller's address, cut if need be.
+  char address[128];
+  // The head's name, cut if need be.
+  char name[256];
+  // Why, in words, cut if need be.
+  char text[256];
+};
+
+// Who holds a pin.
+struct nvmeh_pin_holder {
+  // sizeof(struct nvmeh_pin_holder), set by the caller in the first of an array.
+  size_t size;
+  // NVMEH_PIN_*.
+  int kind;
+  // Always 0.
+  int reserved;
+  // Since when, in milliseconds of the host's clock.
+  uint64_t since_ms;
+  // Why, in words, cut if need be.
+  char reason[256];
+};
+
+// What happened to the requests of a head, on all channels, since it was made.
+struct nvmeh_head_stats {
+  // sizeof(struct nvmeh_head_stats), set by the caller; what was filled in, on return.
+  size_t size;
+  // Requests that were moved to another path, or parked, after their path failed.
+  uint64_t failovers;
+  // Requests sent again on account of their status.
+  uint64_t retries;
+  // Times that a request was parked for want of a path.
+  uint64_t parked;
+  // Requests that failed for want of a path.
+  uint64_t failed_no_path;
+};
+
+// What a channel did since it was made.
+struct nvmeh_channel_stats {
+  // sizeof(struct nvmeh_channel_stats), set by the caller; what was filled in, on return.
+  size_t size;
+  // Requests accepted.
+  uint64_t submitted;
+  // Requests ended.
+  uint64_t completed;
+  // Of these, without success.
+  uint64_t failed;
+  // Bytes that were copied because an iovec had gaps.
+  uint64_t copied_bytes;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The version of the library that is running, such as "0.1.0". Never NULL.
+//
+// Thread: any. Owner: the library.
+const char *nvmeh_version(void);
+
+// The version of the library that is running as a number: major << 16 | minor << 8 | patch. To be
+// compared with the `NVMEH_VERSION_*` that the program was built with.
+//
+// Thread: any.
+uint32_t nvmeh_version_number(void);
+
+// The text of the last error that a function of this library returned **on this thread**: what was
+// being done to what, and why it failed. Never NULL; empty if there was none.
+//
+// Thread: any. Owner: the library; valid until the next failing call on this thread.
+const char *nvmeh_last_error(void);
+
+// The name and meaning of an error number of this library, which is a negative errno. One text
+// for each number; a number without a meaning of its own gives a text that says so. Never NULL.
+//
+// Thread: any. Owner: the library; valid as long as it is loaded.
+const char *nvmeh_strerror(int error);
+
+// Makes a set of options with all defaults. `kind`: NVMEH_OPTIONS_*.
+//
+// Returns 0, -EINVAL (no such kind), -EFAULT. Thread: any. Owner: the caller;
+// nvmeh_options_free().
+int nvmeh_options_new(int kind, struct nvmeh_options **out);
+
+// Sets an option by name, from a text: a number; "on" or "off"; a time in milliseconds or
+// "forever"; an NQN; a UUID.
+//
+// Host: hostnqn, hostid (default: made up for each host), control_thread (on: the library runs a
+// thread; off: call nvmeh_host_drive()), seed, policy (round-robin,
+// numa, queue-depth, active-passive, service-time), delayed_removal_ms (both of the next two),
+// delayed_removal_link_lost_ms, delayed_removal_disconnected_ms,
+// delayed_removal_namespace_gone_ms.
+// Controller: keep_alive_ms, reconnect_delay_ms, ctrl_loss_tmo_ms, fast_io_fail_tmo_ms,
+// reattach_delay_ms, io_entries, max_io_queues, admin_timeout_ms, connect_timeout_ms,
+// marginal (on or off).
+// Channel: depth, io_timeout_ms, max_retries, max_parked_requests, max_parked_bytes,
+// max_parked_age_ms.
+//
+// Returns 0; -ENOENT: no such option (nvmeh_last_error() lists those that exist); -EINVAL: the
+// value cannot be right, and nothing was changed; -EFAULT, -EBADF. Thread: any.
+int nvmeh_options_set(struct nvmeh_options *options, const char *name, const char *value);
+
+// Sets an option that is a number, or a time in milliseconds (NVMEH_FOREVER: without end).
+//
+// Errors and thread: as nvmeh_options_set().
+int nvmeh_options_set_u64(struct nvmeh_options *options, const char *name, uint64_t value);
+
+// Sets an option that is a switch: 0 is off, everything else is on.
+//
+// Errors and thread: as nvmeh_options_set().
+int nvmeh_options_set_bool(struct nvmeh_options *options, const char *name, int value);
+
+// Reads an option as a text, which is cut to `size` bytes, its end included.
+//
+// Returns the length of the whole text, or -ENOENT, -EFAULT, -EBADF. Thread: any.
+int nvmeh_options_get(const struct nvmeh_options *options,
+                      const char *name,
+                      char *buf,
+                      size_t size);
+
+// Frees a set of options. NULL is fine. Thread: any.
+void nvmeh_options_free(struct nvmeh_options *options);
+
+// Makes a host. `options`: of NVMEH_OPTIONS_HOST, or NULL for all defaults. Unless told otherwise
+// the library runs one thread for each host, which never calls back.
+//
+// Returns 0, -EFAULT, -EINVAL (options of another kind), -EBADF, -ENFILE. Thread: any. Owner: the
+// caller; nvmeh_host_shutdown(), then nvmeh_host_destroy().
+int nvmeh_host_new(const struct nvmeh_options *options, struct nvmeh_host **out);
+
+// Runs the control plane of a host that was made with control_thread off: for at most `timeout_ms`,
+// or until something was done. To be called again and again, from one thread at a time; it calls
+// nothing back.
+//
+// Returns 1: call again; 0: the host has ended; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_host_drive(struct nvmeh_host *host, uint64_t timeout_ms);
+
+// Begins to connect to the controller at `url`, such as
+// "tcp://192.0.2.7:4420/nqn.2026-01.org.example:sub", "vfio://0000:01:00.0", "uio://0000:01:00.0",
+// "vfio-user:///run/nvme.sock". Returns at once; nvmeh_controller_wait_ready() waits, events tell.
+// `options`: of NVMEH_OPTIONS_CONTROLLER, or NULL. `out` may be NULL.
+//
+// Returns 0; -EPROTONOSUPPORT: no such scheme (the error lists those that exist); -EINVAL: the URL
+// or the options cannot be used; -ESHUTDOWN, -EFAULT, -EBADF, -ECHILD. Thread: any. Owner of the
+// handle: the caller; nvmeh_controller_free(), which does not disconnect.
+int nvmeh_host_connect(struct nvmeh_host *host,
+                       const char *url,
+                       const struct nvmeh_options *options,
+                       struct nvmeh_controller **out);
+
+// Finds the head of a namespace. `subnqn` may be NULL: of whatever subsystem. Waits for it for at
+// most `timeout_ms`, 0: not at all.
+//
+// Returns 0, -ENOENT (not there), -ETIMEDOUT, -EINVAL (no NQN), -EFAULT, -EBADF, -ECHILD. Thread:
+// any. Owner: the caller; nvmeh_head_free().
+int nvmeh_host_head(struct nvmeh_host *host,
+                    const char *subnqn,
+                    uint32_t nsid,
+                    uint64_t timeout_ms,
+                    struct nvmeh_head **out);
+
+// Lists the heads that are not gone, oldest first: at most `count` handles.
+//
+// Returns how many there are, or -EFAULT, -EBADF, -ECHILD. Thread: any. Owner of each handle: the
+// caller; nvmeh_head_free().
+int nvmeh_host_heads(struct nvmeh_host *host, struct nvmeh_head **heads, size_t count);
+
+// Sets how long heads that are made from now on outlive their last path, in milliseconds: 0: not at
+// all; NVMEH_FOREVER: without end. `cause`: NVMEH_CAUSE_*, NVMEH_CAUSE_DEFAULT for the first two.
+//
+// Returns 0, -EINVAL (no such cause), -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_host_set_delayed_removal(struct nvmeh_host *host, int cause, uint64_t ms);
+
+// Reads what nvmeh_host_set_delayed_removal() sets.
+//
+// Returns 0, -EINVAL, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_host_delayed_removal(const struct nvmeh_host *host, int cause, uint64_t *ms);
+
+// Shuts the host down: disconnects all controllers, removes all heads, ends the library's thread.
+// Requests that are under way fail with -ESHUTDOWN when their channel is next polled. The handle
+// stays valid, and is to be destroyed.
+//
+// Returns 0; -EBUSY: pins are out, nothing was done (nvmeh_pin_holders() says who holds them, and so
+// does nvmeh_last_error()); -EFAULT, -EBADF, -ECHILD. Blocks for as long as controllers take to say
+// goodbye, which is bounded. Thread: any.
+int nvmeh_host_shutdown(struct nvmeh_host *host);
+
+// Shuts the host down although pins are out: removals that are pending are carried out, requests
+// that wait for a path fail, and it returns when no pin is out any more. Waits for pins of the
+// program's own for at most `timeout_ms`.
+//
+// Returns 0; -EBUSY: the program still holds pins, the rest was done; -EFAULT, -EBADF, -ECHILD.
+// Thread: any.
+int nvmeh_host_shutdown_forced(struct nvmeh_host *host, uint64_t timeout_ms);
+
+// Gives the handle of a host up. NULL is fine. Without a shutdown before, the host goes on by itself
+// until no pin is out and no channel is open, and then ends; one that the program drives ends at
+// once. In the child of a fork, nothing but the handle ends.
+//
+// Thread: any.
+void nvmeh_host_destroy(struct nvmeh_host *host);
+
+// Waits until the controller is live and its namespaces have been looked at.
+//
+// Returns 0; -ECONNREFUSED: an attempt failed and it never was live (the library goes on trying all
+// the same); -ENODEV: given up; -ETIMEDOUT, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_wait_ready(struct nvmeh_controller *controller, uint64_t timeout_ms);
+
+// Its state, NVMEH_CONTROLLER_*. Or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_state(const struct nvmeh_controller *controller);
+
+// Its number, never reused within a host. Or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_id(const struct nvmeh_controller *controller);
+
+// Its address, such as "tcp://192.0.2.7:4420", cut to `size` bytes.
+//
+// Returns the length of the whole, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_address(const struct nvmeh_controller *controller, char *buf, size_t size);
+
+// The NQN of its subsystem, cut to `size` bytes.
+//
+// Returns the length of the whole; -ENOTCONN: it never was live; -EFAULT, -EBADF, -ECHILD.
+// Thread: any.
+int nvmeh_controller_subsystem(const struct nvmeh_controller *controller, char *buf, size_t size);
+
+// Why it was last lost, or failed to come up, cut to `size` bytes; empty if nothing is known.
+//
+// Returns the length of the whole, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_last_error(const struct nvmeh_controller *controller, char *buf, size_t size);
+
+// Disconnects, in an orderly way. Its paths leave with NVMEH_CAUSE_DISCONNECTED. Returns at once: 0,
+// or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_disconnect(struct nvmeh_controller *controller);
+
+// Waits until the controller is gone for good.
+//
+// Returns 0, -ETIMEDOUT, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_wait_removed(struct nvmeh_controller *controller, uint64_t timeout_ms);
+
+// Takes the controller down and brings it up again. I/O goes elsewhere, or waits. `reason` is what
+// messages say. Returns at once: 0, or -EFAULT, -EINVAL, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_reset(struct nvmeh_controller *controller, const char *reason);
+
+// Looks at the namespaces again. Returns at once: 0, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_rescan(struct nvmeh_controller *controller);
+
+// Gives a handle up; does not disconnect. NULL is fine. Thread: any.
+void nvmeh_controller_free(struct nvmeh_controller *controller);
+
+// SUBNQN/NSID, cut to `size` bytes.
+//
+// Returns the length of the whole, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_name(const struct nvmeh_head *head, char *buf, size_t size);
+
+// The identifiers that tell the namespace from others, such as "uuid=...", cut to `size` bytes.
+//
+// Returns the length of the whole, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_identifiers(const struct nvmeh_head *head, char *buf, size_t size);
+
+// A number that no other head of the host has had; events name heads by it. Or -EFAULT, -EBADF,
+// -ECHILD. Thread: any.
+int nvmeh_head_instance(const struct nvmeh_head *head);
+
+// The namespace ID, 1 and more; 0 if `head` is no handle. Thread: any.
+uint32_t nvmeh_head_nsid(const struct nvmeh_head *head);
+
+// Size and shape. Kept through the loss of all paths.
+//
+// Returns 0, -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_geometry(const struct nvmeh_head *head, struct nvmeh_geometry *out);
+
+// How the head is doing: its state, the time left, its paths.
+//
+// Returns 0, -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_get_status(const struct nvmeh_head *head, struct nvmeh_head_status *out);
+
+// Lists the paths: at most `count` entries, which lie `paths[0].size` bytes apart.
+//
+// Returns how many there are, or -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_paths(const struct nvmeh_head *head, struct nvmeh_path *paths, size_t count);
+
+// Sets how long this head outlives its last path, in milliseconds: 0: not at all; NVMEH_FOREVER:
+// without end. A removal that is pending is counted anew from the moment of the loss; if it is over
+// by the new count, the head is removed now. `cause`: as in nvmeh_host_set_delayed_removal().
+//
+// Returns 0, -EINVAL (no such cause), -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_set_delayed_removal(struct nvmeh_head *head, int cause, uint64_t ms);
+
+// Reads what nvmeh_head_set_delayed_removal() sets.
+//
+// Returns 0, -EINVAL, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_delayed_removal(const struct nvmeh_head *head, int cause, uint64_t *ms);
+
+// Cancels a removal that is pending: the head then waits for a path without end, pinned, until one
+// returns, nvmeh_head_remove_now(), a change of its windows, or a forced shutdown.
+//
+// Returns 1: one was pending; 0: none was; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_cancel_removal(struct nvmeh_head *head);
+
+// Removes a head whose removal is pending now.
+//
+// Returns 1: one was pending; 0: none was, nothing was done; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_remove_now(struct nvmeh_head *head);
+
+// While set (not 0), requests fail at once when no path can be used, those that wait too, whatever
+// the windows say. Reconnecting goes on.
+//
+// Returns 0, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_set_fail_if_no_path(struct nvmeh_head *head, int fail);
+
+// Gives a handle up; the head stays. NULL is fine. Requests under way need no handle. Thread: any.
+void nvmeh_head_free(struct nvmeh_head *head);
+
+// Makes a channel. `options`: of NVMEH_OPTIONS_CHANNEL, or NULL. It belongs to this thread.
+//
+// Returns 0, -EFAULT, -EINVAL (options of another kind), -ENFILE, -ESHUTDOWN, -EBADF, -ECHILD.
+// Thread: any. Owner: the caller; nvmeh_channel_destroy(), before or after the host.
+int nvmeh_channel_new(struct nvmeh_host *host,
+                      const struct nvmeh_options *options,
+                      struct nvmeh_channel **out);
+
+// Makes the channel this thread's. The thread that had it must not be in it, and its use must have
+// happened before (a lock, a join).
+//
+// Returns 0, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_channel_adopt(struct nvmeh_channel *channel);
+
+// The descriptor to wait on for reading, in epoll, poll or any event loop, after
+// nvmeh_channel_arm() returned 1. It is the same for the life of the channel. Not to be read or
+// closed.
+//
+// Returns the descriptor, or -ESHUTDOWN, -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's.
+int nvmeh_channel_fd(struct nvmeh_channel *channel);
+
+// Gets ready to sleep: sends what was submitted and sets the channel's timer.
+//
+// Returns 1: sleep on nvmeh_channel_fd() until it is readable, then poll; 0: poll now, there is
+// something to do already; or -ESHUTDOWN, -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's.
+int nvmeh_channel_arm(struct nvmeh_channel *channel);
+
+// Sleeps until polling is worth while, for at most `timeout_ms`. For programs without an event loop.
+//
+// Returns 0, -ESHUTDOWN, -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's.
+int nvmeh_channel_wait(struct nvmeh_channel *channel,
+                       uint64_t timeout_ms);
+
+// Makes progress: sends, receives, and calls back for at most `max` requests that have ended (0: for
+// all). Never blocks. Requests without a callback are kept for nvmeh_channel_reap().
+//
+// Returns how many were called back for, or -ESHUTDOWN, -EPERM, -EFAULT, -EBADF, -ECHILD. Thread:
+// the channel's; from within a callback, too.
+int nvmeh_channel_poll(struct nvmeh_channel *channel,
+                       uint32_t max);
+
+// Makes progress as nvmeh_channel_poll() does, callbacks included, and takes at most `count` requests
+// out that ended and have no callback. The entries lie `out[0].size` bytes apart.
+//
+// Returns how many were taken out, or -ESHUTDOWN, -EPERM, -EFAULT, -EINVAL (`size`), -EBADF,
+// -ECHILD. Thread: the channel's.
+int nvmeh_channel_reap(struct nvmeh_channel *channel,
+                       struct nvmeh_completion *out,
+                       size_t count);
+
+// Sends what was submitted, without polling. nvmeh_channel_poll() and nvmeh_channel_arm() do it,
+// too. (The NVMe command is nvmeh_submit_flush().)
+//
+// Returns 0, -ESHUTDOWN, -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's.
+int nvmeh_channel_kick(struct nvmeh_channel *channel);
+
+// Cancels one request. One that waits (for a path, for room, for a retry) ends with -ECANCELED at
+// the next poll. One that a controller has is given back when its answer comes or its connection is
+// gone, and not before: its memory may be in use; it is not sent again. A write that was cancelled
+// while its outcome was open says so: NVMEH_OUTCOME_UNKNOWN.
+//
+// Returns 1: it will end as told; 0: it has ended already, or was cancelled before; or -ESHUTDOWN,
+// -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's; from within a callback, too.
+int nvmeh_channel_cancel(struct nvmeh_channel *channel, uint64_t id);
+
+// Cancels all requests, as nvmeh_channel_cancel() does one.
+//
+// Returns how many, or -ESHUTDOWN, -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's.
+int nvmeh_channel_cancel_all(struct nvmeh_channel *channel);
+
+// Requests under way: submitted, and not called back for nor reaped.
+//
+// Returns the number, or -ESHUTDOWN, -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's.
+int nvmeh_channel_in_flight(struct nvmeh_channel *channel);
+
+// Requests that wait for a path. Returns and thread: as nvmeh_channel_in_flight().
+int nvmeh_channel_parked(struct nvmeh_channel *channel);
+
+// Closes a channel. Requests under way are called back for with -ECANCELED before it returns, those
+// that write with NVMEH_OUTCOME_UNKNOWN; when it returns, nothing touches their memory any more.
+// Requests without a callback are not told of. From within a callback of the channel it closes it
+// and returns; the rest is called back for when that callback has returned. NULL is fine.
+//
+// Thread: the channel's (a debug build leaves it alone on another, and says so by
+// nvmeh_last_error()). In the child of a fork nothing but the handle ends.
+void nvmeh_channel_destroy(struct nvmeh_channel *channel);
+
+// Reads `len` bytes at byte `offset` into `buf`. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
+// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
+// to a number by which the request can be cancelled. The memory is the library's until the end.
+//
+// Returns 0; -EAGAIN: the channel is full, poll and try again; -EINVAL: no length, or offset or length
+// no multiple of the block size, or a flag that does not exist; -ERANGE: not inside the namespace;
+// -EMSGSIZE: more than one request can move (nvmeh_head_geometry()); -EROFS, -EOPNOTSUPP (blocks
+// with metadata), -EXDEV (a head of another host), -EOVERFLOW (lengths of an iovec), -ESHUTDOWN,
+// -EPERM, -EFAULT, -EBADF, -ECHILD: nothing was submitted. Whatever goes wrong later is told by the
+// completion.
+// Thread: the channel's; from within a callback, too.
+int nvmeh_submit_read(struct nvmeh_channel *channel,
+                      const struct nvmeh_head *head,
+                      void *buf,
+                      size_t len,
+                      uint64_t offset,
+                      uint32_t flags,
+                      nvmeh_callback callback,
+                      void *arg,
+                      uint64_t *id);
+
+// The same with memory in pieces. `iov` itself may be gone when the call returns. Pieces that follow
+// each other in memory are used as they are, others are copied.
+//
+// Errors: as nvmeh_submit_read(); -EINVAL also: not 1 to 1,024 pieces. Thread: the channel's.
+int nvmeh_submit_readv(struct nvmeh_channel *channel,
+                       const struct nvmeh_head *head,
+                       const struct iovec *iov,
+                       int iovcnt,
+                       uint64_t offset,
+                       uint32_t flags,
+                       nvmeh_callback callback,
+                       void *arg,
+                       uint64_t *id);
+
+// Reads `len` bytes at byte `offset` into `buf`, and waits for the end. Other requests of the channel go on meanwhile; they are called back
+// for by the next poll.
+//
+// Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
+// from within a callback, too.
+int nvmeh_read(struct nvmeh_channel *channel,
+               const struct nvmeh_head *head,
+               void *buf,
+               size_t len,
+               uint64_t offset,
+               uint32_t flags);
+
+// The same with memory in pieces.
+//
+// Errors and thread: as nvmeh_read().
+int nvmeh_readv(struct nvmeh_channel *channel,
+                const struct nvmeh_head *head,
+                const struct iovec *iov,
+                int iovcnt,
+                uint64_t offset,
+                uint32_t flags);
+
+// Writes `len` bytes from `buf` to byte `offset`. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
+// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
+// to a number by which the request can be cancelled. The memory is the library's until the end.
+//
+// Errors and thread: as nvmeh_submit_read().
+int nvmeh_submit_write(struct nvmeh_channel *channel,
+                       const struct nvmeh_head *head,
+                       const void *buf,
+                       size_t len,
+                       uint64_t offset,
+                       uint32_t flags,
+                       nvmeh_callback callback,
+                       void *arg,
+                       uint64_t *id);
+
+// The same with memory in pieces. `iov` itself may be gone when the call returns. Pieces that follow
+// each other in memory are used as they are, others are copied.
+//
+// Errors: as nvmeh_submit_read(); -EINVAL also: not 1 to 1,024 pieces. Thread: the channel's.
+int nvmeh_submit_writev(struct nvmeh_channel *channel,
+                        const struct nvmeh_head *head,
+                        const struct iovec *iov,
+                        int iovcnt,
+                        uint64_t offset,
+                        uint32_t flags,
+                        nvmeh_callback callback,
+                        void *arg,
+                        uint64_t *id);
+
+// Writes `len` bytes from `buf` to byte `offset`, and waits for the end. Other requests of the channel go on meanwhile; they are called back
+// for by the next poll.
+//
+// Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
+// from within a callback, too.
+int nvmeh_write(struct nvmeh_channel *channel,
+                const struct nvmeh_head *head,
+                const void *buf,
+                size_t len,
+                uint64_t offset,
+                uint32_t flags);
+
+// The same with memory in pieces.
+//
+// Errors and thread: as nvmeh_write().
+int nvmeh_writev(struct nvmeh_channel *channel,
+                 const struct nvmeh_head *head,
+                 const struct iovec *iov,
+                 int iovcnt,
+                 uint64_t offset,
+                 uint32_t flags);
+
+// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
+// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
+// to a number by which the request can be cancelled. The memory is the library's until the end.
+//
+// Errors and thread: as nvmeh_submit_read().
+int nvmeh_submit_compare(struct nvmeh_channel *channel,
+                         const struct nvmeh_head *head,
+                         const void *buf,
+                         size_t len,
+                         uint64_t offset,
+                         uint32_t flags,
+                         nvmeh_callback callback,
+                         void *arg,
+                         uint64_t *id);
+
+// The same with memory in pieces. `iov` itself may be gone when the call returns. Pieces that follow
+// each other in memory are used as they are, others are copied.
+//
+// Errors: as nvmeh_submit_read(); -EINVAL also: not 1 to 1,024 pieces. Thread: the channel's.
+int nvmeh_submit_comparev(struct nvmeh_channel *channel,
+                          const struct nvmeh_head *head,
+                          const struct iovec *iov,
+                          int iovcnt,
+                          uint64_t offset,
+                          uint32_t flags,
+                          nvmeh_callback callback,
+                          void *arg,
+                          uint64_t *id);
+
+// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ, and waits for the end. Other requests of the channel go on meanwhile; they are called back
+// for by the next poll.
+//
+// Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
+// from within a callback, too.
+int nvmeh_compare(struct nvmeh_channel *channel,
+                  const struct nvmeh_head *head,
+                  const void *buf,
+                  size_t len,
+                  uint64_t offset,
+                  uint32_t flags);
+
+// The same with memory in pieces.
+//
+// Errors and thread: as nvmeh_compare().
+int nvmeh_comparev(struct nvmeh_channel *channel,
+                   const struct nvmeh_head *head,
+                   const struct iovec *iov,
+                   int iovcnt,
+                   uint64_t offset,
+                   uint32_t flags);
+
+// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks. `callback`, `arg` and `id` as in nvmeh_submit_read().
+//
+// Errors and thread: as nvmeh_submit_read().
+int nvmeh_submit_write_zeroes(struct nvmeh_channel *channel,
+                              const struct nvmeh_head *head,
+                              uint64_t offset,
+                              uint64_t len,
+                              uint32_t flags,
+                              nvmeh_callback callback,
+                              void *arg,
+                              uint64_t *id);
+
+// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks, and waits for the end.
+//
+// Errors and thread: as nvmeh_read().
+int nvmeh_write_zeroes(struct nvmeh_channel *channel,
+                       const struct nvmeh_head *head,
+                       uint64_t offset,
+                       uint64_t len,
+                       uint32_t flags);
+
+// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset Management, Deallocate); what they read as afterwards is the controller's to say. `callback`, `arg` and `id` as in nvmeh_submit_read().
+//
+// Errors and thread: as nvmeh_submit_read().
+int nvmeh_submit_discard(struct nvmeh_channel *channel,
+                         const struct nvmeh_head *head,
+                         uint64_t offset,
+                         uint64_t len,
+                         nvmeh_callback callback,
+                         void *arg,
+                         uint64_t *id);
+
+// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset Management, Deallocate); what they read as afterwards is the controller's to say, and waits for the end.
+//
+// Errors and thread: as nvmeh_read().
+int nvmeh_discard(struct nvmeh_channel *channel,
+                  const struct nvmeh_head *head,
+                  uint64_t offset,
+                  uint64_t len);
+
+// Makes what was written before, and has ended, durable. `callback`, `arg` and `id` as in nvmeh_submit_read().
+//
+// Errors and thread: as nvmeh_submit_read().
+int nvmeh_submit_flush(struct nvmeh_channel *channel,
+                       const struct nvmeh_head *head,
+                       nvmeh_callback callback,
+                       void *arg,
+                       uint64_t *id);
+
+// Makes what was written before, and has ended, durable, and waits for the end.
+//
+// Errors and thread: as nvmeh_read().
+int nvmeh_flush(struct nvmeh_channel *channel, const struct nvmeh_head *head);
+
+// Subscribes to the events of a host from now on. At most `capacity` wait; when there are more the
+// oldest are dropped, and NVMEH_EVENT_LAGGED says how many.
+//
+// Returns 0, -EFAULT, -EBADF, -ECHILD. Thread: any. Owner: the caller; nvmeh_events_free(), before or
+// after the host.
+int nvmeh_events_new(struct nvmeh_host *host,
+                     size_t capacity,
+                     struct nvmeh_events **out);
+
+// A descriptor that is readable while events wait, for any event loop. Not to be read or closed.
+//
+// Returns it, or -ENFILE, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_events_fd(struct nvmeh_events *events);
+
+// Takes the next event, waited for at most `timeout_ms`; 0: does not wait.
+//
+// Returns 1: there was one; 0: there was none; -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread:
+// any.
+int nvmeh_events_next(struct nvmeh_events *events, uint64_t timeout_ms, struct nvmeh_event *out);
+
+// Ends a subscription. NULL is fine. Thread: any; nobody may be waiting in it.
+void nvmeh_events_free(struct nvmeh_events *events);
+
+// Allocates `size` bytes that all controllers of this host, present and future, reach without a
+// copy. To be used again and again; what it holds is left from earlier use. TCP takes any memory
+// equally well.
+//
+// Returns 0, -EINVAL (size 0), -ENFILE (no memory, or RLIMIT_MEMLOCK too small), -EFAULT, -EBADF,
+// -ECHILD. Thread: any. Owner: the caller; nvmeh_memory_free(), before or after the host.
+int nvmeh_memory_new(struct nvmeh_host *host, size_t size, struct nvmeh_memory **out);
+
+// The address of the memory, a multiple of 64; NULL if `memory` is no handle. Thread: any.
+void *nvmeh_memory_data(const struct nvmeh_memory *memory);
+
+// The bytes of the memory; 0 if `memory` is no handle. Thread: any.
+size_t nvmeh_memory_size(const struct nvmeh_memory *memory);
+
+// Frees memory. No request that uses it may be under way. NULL is fine. Thread: any.
+void nvmeh_memory_free(struct nvmeh_memory *memory);
+
+// Pins that are out: one for each removal that is pending, and those of the program.
+//
+// Returns the number, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_pin_count(const struct nvmeh_host *host);
+
+// The most pins that were ever out at once. Returns and thread: as nvmeh_pin_count().
+int nvmeh_pin_peak(const struct nvmeh_host *host);
+
+// Takes a pin: until nvmeh_pin_release() the host cannot be shut down, unless by force, and the
+// shared object stays loaded, although the program may dlclose() it. `reason` is what holders
+// are listed by.
+//
+// Returns 0, -ESHUTDOWN, -EFAULT, -EINVAL, -EBADF, -ECHILD. Thread: any. Owner: the caller.
+int nvmeh_pin_take(struct nvmeh_host *host, const char *reason, struct nvmeh_pin **out);
+
+// Lists who holds pins: at most `count` entries of `holders`, which lie `holders[0].size` bytes
+// apart. `holders` may be NULL if `count` is 0.
+//
+// Returns how many holders there are, or -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread: any.
+int nvmeh_pin_holders(const struct nvmeh_host *host,
+                      struct nvmeh_pin_holder *holders,
+                      size_t count);
+
+// Gives a pin back. NULL is fine. This is the one function that may be called by a program that has
+// given up every reference of its own to the shared object: if the pin was the last, the object is
+// unmapped when the call returns. (The processor jumps from here to dlclose(), which returns to the
+// program.)
+//
+// Thread: any.
+void nvmeh_pin_release(struct nvmeh_pin *pin);
+
+// The counters of a head.
+//
+// Returns 0, -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_get_stats(const struct nvmeh_head *head, struct nvmeh_head_stats *out);
+
+// The counters of a channel.
+//
+// Returns 0, -EFAULT, -EINVAL (`size`), -EPERM, -EBADF, -ECHILD. Thread: the channel's.
+int nvmeh_channel_get_stats(const struct nvmeh_channel *channel, struct nvmeh_channel_stats *out);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* NVMEHOST_H */
