@@ -130,6 +130,15 @@ pub enum ControllerEvent {
         /// Why.
         error: ControllerError,
     },
+    /// An I/O queue in memory could not be created, though the number of queues that the controller
+    /// grants would allow it. [`QueueUnavailable`](Self::QueueUnavailable) follows, and the queues with
+    /// lower identifiers do.
+    QueueRefused {
+        /// The queue.
+        qid: u16,
+        /// Why.
+        error: ControllerError,
+    },
     /// An I/O queue is wanted that the controller does not grant on this association.
     QueueUnavailable {
         /// The queue.

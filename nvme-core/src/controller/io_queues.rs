@@ -41,6 +41,8 @@ pub(super) struct IoQueues {
     queues: BTreeMap<u16, IoQueue>,
     /// Times that a queue was found still in use.
     in_use: BTreeMap<u16, u32>,
+    /// The identifiers up to here can be had, once one above could not (memory only).
+    limit: Option<u16>,
 }
 
 impl IoQueues {
@@ -104,6 +106,7 @@ impl Controller {
     fn open_io_queue(&mut self, now: Instant, qid: u16) {
         let (granted, entries) =
             self.info.as_ref().map_or((0, 0), |info| (info.io_queues, info.io_entries));
+        let granted = self.link.io.limit.map_or(granted, |limit| granted.min(limit));
         if qid > granted {
             self.emit(ControllerEvent::QueueUnavailable { qid, granted });
             return;
@@ -209,6 +212,11 @@ impl Controller {
     }
 
     fn io_queue_refused(&mut self, now: Instant, qid: u16, command: &'static str, status: Status) {
+        let error = self.command_error(command, status);
+        let half_made = command == Purpose::CreateSq(qid).name();
+        if self.do_with_fewer(now, qid, error, half_made) {
+            return;
+        }
         if self.wanted.contains(&qid) {
             let error = self.command_error(command, status);
             self.fail(now, error);
@@ -216,6 +224,33 @@ impl Controller {
             self.link.io.queues.remove(&qid);
             self.io_queue_settled(now);
         }
+    }
+
+    /// Goes on without queue `qid`, which could not be created in memory, if there may be others: the
+    /// number that Set Features has granted is more than there is. On the next association it is tried
+    /// anew. `half_made`: the controller has its completion queue.
+    fn do_with_fewer(
+        &mut self,
+        now: Instant,
+        qid: u16,
+        error: ControllerError,
+        half_made: bool,
+    ) -> bool {
+        if self.link.kind != TransportKind::Memory || qid <= 1 || !self.wanted.contains(&qid) {
+            return false;
+        }
+        let limit = self.link.io.limit.map_or(qid - 1, |limit| limit.min(qid - 1));
+        self.link.io.limit = Some(limit);
+        self.emit(ControllerEvent::QueueRefused { qid, error });
+        self.emit(ControllerEvent::QueueUnavailable { qid, granted: limit });
+        if half_made {
+            self.link.io.queues.insert(qid, IoQueue::Deleting);
+            self.delete_cq(now, qid);
+        } else {
+            self.link.io.queues.remove(&qid);
+        }
+        self.io_queue_settled(now);
+        true
     }
 
     fn io_queue_live(&mut self, now: Instant, qid: u16) {
@@ -238,6 +273,15 @@ impl Controller {
     }
 
     pub(super) fn io_queue_failed(&mut self, now: Instant, qid: u16, error: TransportError) {
+        // The process has no memory for it, say; the controller itself is well.
+        let opening = matches!(self.link.io.queues.get(&qid), Some(IoQueue::Opening(_)));
+        let local = matches!(error, TransportError::Connect { .. } | TransportError::Memory { .. });
+        if opening
+            && local
+            && self.do_with_fewer(now, qid, ControllerError::Transport(error.clone()), false)
+        {
+            return;
+        }
         if self.wanted.contains(&qid) && self.link.io.queues.contains_key(&qid) {
             self.fail(now, ControllerError::Transport(error));
         } else {

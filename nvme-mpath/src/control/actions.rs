@@ -348,7 +348,9 @@ impl Control {
                     self.emit(now, &Event::ControllerFailed { controller, address, error });
                 }
             }
-            ControllerEvent::ScanFailed { error } | ControllerEvent::AnaFailed { error } => {
+            ControllerEvent::ScanFailed { error }
+            | ControllerEvent::AnaFailed { error }
+            | ControllerEvent::QueueRefused { error, .. } => {
                 self.emit(now, &Event::ControllerTrouble { controller, address, error });
             }
             ControllerEvent::CrossReset { user, outcome } => self.reset_ended(user, outcome, now),

@@ -106,6 +106,8 @@ impl Control {
 
     /// The controller does not grant as many queues as there are channels.
     pub(super) fn queue_refused(&mut self, at: usize, qid: u16, granted: u16, now: Instant) {
+        // One that was opened and could not be created is of no use.
+        self.forget_queue(at, qid);
         let Some(slot) = self.slots[at].as_mut() else { return };
         let owner = slot.map.assigned.iter().find(|(_, q)| **q == qid).map(|(id, _)| *id);
         let Some(id) = owner else { return };

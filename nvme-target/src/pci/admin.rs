@@ -8,6 +8,7 @@ use nvme_core::spec::identify::{IDENTIFY_LEN, IdentifyController, cns};
 use nvme_core::spec::opcode::AdminOpcode;
 use nvme_core::spec::{Cqe, Sqe, Status};
 
+use super::config::PciFault;
 use super::data;
 use super::engine::Engine;
 use super::memory::HostMemory;
@@ -99,6 +100,19 @@ impl Engine {
         Ok(())
     }
 
+    /// A fault may leave fewer queues than were granted.
+    fn check_fewer(&self, qid: u16, sq: bool) -> Result<(), Status> {
+        let too_many = |fault: &PciFault| match fault {
+            PciFault::FewerSubmissionQueues(most) => sq && qid > *most,
+            PciFault::FewerCompletionQueues(most) => !sq && qid > *most,
+            _ => false,
+        };
+        match self.faults.iter().any(too_many) {
+            true => Err(Status::QID_INVALID.with_dnr()),
+            false => Ok(()),
+        }
+    }
+
     /// What both kinds of queue need: an identifier that may be used, a size, an address.
     fn check_queue(&self, sqe: &Sqe) -> Result<(u16, u32, u64), Status> {
         let qid = sqe.cdw10.get() as u16;
@@ -122,6 +136,7 @@ impl Engine {
 
     fn create_cq(&mut self, sqe: &Sqe) -> Result<(), Status> {
         let (qid, entries, base) = self.check_queue(sqe)?;
+        self.check_fewer(qid, false)?;
         if self.cqs.contains_key(&qid) {
             return Err(Status::QID_INVALID.with_dnr());
         }
@@ -138,6 +153,7 @@ impl Engine {
 
     fn create_sq(&mut self, sqe: &Sqe) -> Result<(), Status> {
         let (qid, entries, base) = self.check_queue(sqe)?;
+        self.check_fewer(qid, true)?;
         let cqid = (sqe.cdw11.get() >> 16) as u16;
         if cqid == 0 || !self.cqs.contains_key(&cqid) {
             return Err(Status::CQ_INVALID.with_dnr());

@@ -158,4 +158,8 @@ pub enum PciFault {
     WrongSqhd(u16),
     /// The next I/O answer has the phase tag of the pass before: it cannot be seen.
     WrongPhase,
+    /// I/O completion queues above this identifier are not created.
+    FewerCompletionQueues(u16),
+    /// I/O submission queues above this identifier are not created.
+    FewerSubmissionQueues(u16),
 }
