@@ -69,6 +69,13 @@ pub enum IoError {
         /// The head.
         head: String,
     },
+    /// It was not done within its own time limit
+    /// ([`IoRequest::timeout`](crate::IoRequest::timeout)).
+    #[error("{head}: not done within the request's time limit")]
+    Expired {
+        /// The head.
+        head: String,
+    },
     /// The program cancelled it ([`Channel::cancel`](crate::Channel::cancel)).
     #[error("{head}: cancelled")]
     Cancelled {

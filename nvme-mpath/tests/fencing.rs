@@ -307,3 +307,45 @@ fn a_write_lost_a_second_time_is_held_for_the_second_controller() {
     bench.run(3 * SECOND);
     assert_eq!((bench.one().result, executed(&bench, "c")), (Ok(()), vec![7]));
 }
+
+#[test]
+fn a_request_with_its_own_time_limit_waits_no_longer_and_keeps_its_buffer_until_it_is_safe() {
+    let (mut bench, head, _) = lost_write(PLAIN, Fence::Strict);
+    bench.settle();
+    let write = |slba, user: u64| IoRequest::write(slba, vec![user as u8; 512].into(), user);
+    // behind the held write; on a queue that does not answer; answered in time
+    bench.channel.submit(&head, write(5, 1).timeout(SECOND)).unwrap();
+    bench.world.port("b", |b| b.io = Io::Hold);
+    bench.channel.submit(&head, write(6, 2).timeout(SECOND)).unwrap();
+    bench.channel.submit(&head, write(7, 3).timeout(5 * SECOND)).unwrap();
+    bench.run(SECOND * 3 / 2);
+    let done = bench.one();
+    assert!(matches!(*done.result.unwrap_err(), IoError::Expired { .. }));
+    assert_eq!((done.user_data, done.uncertain, done.buffer.len()), (1, false, 512));
+    // the one that a controller has ends as it is answered, or with its connection
+    bench.world.port("b", |b| b.io = Io::Answer);
+    bench.world.pull("b");
+    bench.settle();
+    let done = bench.one();
+    assert!(matches!(*done.result.unwrap_err(), IoError::Expired { .. }));
+    assert_eq!((done.user_data, done.uncertain), (2, true));
+    bench.run(4 * SECOND);
+    let done = bench.one();
+    assert_eq!((done.user_data, done.uncertain), (3, true), "no path for it in its time");
+}
+
+#[test]
+fn a_time_limit_ends_a_request_that_is_parked() {
+    let mut bench = Bench::new();
+    bench.connect_with("a", options());
+    let head = bench.head(1).unwrap();
+    bench.world.pull("a");
+    bench.settle();
+    let request = IoRequest::read(1, vec![0; 512].into(), 1).timeout(SECOND);
+    bench.channel.submit(&head, request).unwrap();
+    bench.run(SECOND / 2);
+    assert!(bench.done.is_empty());
+    bench.run(SECOND);
+    assert!(matches!(*bench.one().result.unwrap_err(), IoError::Expired { .. }));
+    assert_eq!(bench.channel.parked(), 0);
+}

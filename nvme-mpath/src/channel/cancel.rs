@@ -1,5 +1,7 @@
 //! Taking requests back.
 
+use nvme_core::time::{Duration, Instant, earlier};
+
 use super::Channel;
 use super::parked::Hopeless;
 use super::request::Place;
@@ -35,13 +37,39 @@ impl Channel {
             }
             entry.cancelled = true;
             count += 1;
-            self.take_out(at);
+            self.take_out(at, Hopeless::Cancelled);
         }
         count
     }
 
-    /// Notes the end of a cancelled request, unless a queue has it.
-    fn take_out(&mut self, at: u32) {
+    /// The request has so much time.
+    pub(super) fn expire_after(&mut self, at: u32, limit: Duration) {
+        let expires = self.shared.clock.now() + limit;
+        let entry = &mut self.slab[at];
+        (entry.limited, entry.expires) = (true, expires);
+        self.check_at = self.check_at.min(expires);
+    }
+
+    /// Gives up the requests whose own time is up. Returns when the next one's is.
+    pub(super) fn check_expired(&mut self, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        for at in 0..self.slab.depth() as u32 {
+            let entry = &mut self.slab[at];
+            if matches!(entry.place, Place::Free { .. }) || !entry.limited || entry.cancelled {
+                continue;
+            }
+            if entry.expires > now {
+                next = earlier(next, Some(entry.expires));
+                continue;
+            }
+            (entry.cancelled, entry.expired) = (true, true);
+            self.take_out(at, Hopeless::Expired);
+        }
+        next
+    }
+
+    /// Notes the end of a request that is not wanted any more, unless a queue has it.
+    fn take_out(&mut self, at: u32, why: Hopeless) {
         let head = self.slab[at].head;
         match self.slab[at].place {
             Place::Free { .. } | Place::InFlight(_) => return,
@@ -56,6 +84,6 @@ impl Channel {
             Place::Delayed => self.delayed.retain(|delayed| delayed.0.1 != at),
         }
         self.slab[at].place = Place::Waiting;
-        self.parked.hopeless.push((at, Hopeless::Cancelled));
+        self.parked.hopeless.push((at, why));
     }
 }

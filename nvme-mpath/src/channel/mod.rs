@@ -18,6 +18,7 @@ mod policy;
 mod queues;
 mod request;
 mod route;
+mod rules;
 mod sleep;
 
 use std::collections::BinaryHeap;
@@ -180,10 +181,14 @@ impl Channel {
         if self.check_at == Instant::NEVER {
             self.check_at = Instant::ZERO;
         }
+        let timeout = request.timeout;
         let at = self.slab.insert(request, place, geometry.block_size).map_err(|request| {
             let reason = SubmitReason::Full { depth: self.slab.depth() };
             SubmitError { reason, buffer: request.buffer }
         })?;
+        if let Some(limit) = timeout {
+            self.expire_after(at, limit);
+        }
         if !self.held.is_empty() && self.hold_behind(at) {
             return Ok(());
         }

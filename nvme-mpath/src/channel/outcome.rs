@@ -10,14 +10,11 @@ use nvme_core::transport::TransportError;
 use super::parked::Hopeless;
 use super::policy::{Route, elsewhere};
 use super::request::{IoCompletion, Place};
+use super::rules::{self, Case, Next};
 use super::{Channel, Trouble};
 use crate::error::IoError;
 use crate::fence::Fencing;
 use crate::mailbox::Command;
-
-/// Path errors that a request survives. A lost connection is none: that may happen any number of
-/// times. This is for controllers that answer "path error" for ever.
-const MAX_PATH_ERRORS: u32 = 100;
 
 /// How long a request waits after a path error when there is no other path.
 const PATH_ERROR_DELAY: Duration = Duration::from_millis(20);
@@ -62,70 +59,83 @@ impl Channel {
         let association = self.slab[at].sent_on;
         let known = &mut self.heads[self.slab[at].head];
         known.refresh();
-        self.slab[at].uncertain |= trouble.lost;
-        if trouble.lost && self.slab[at].cancelled {
-            let head = known.head.name().to_owned();
-            self.fail(at, IoError::Cancelled { head }, done);
-            return;
-        }
-        if trouble.lost {
-            known.head.counters.failovers.fetch_add(1, Ordering::Relaxed);
-            let holds = trouble.fencing.holds(known.head.fence()) && !self.closed;
-            if holds && self.slab[at].op.modifies() {
-                self.hold(at, association);
-            } else {
-                self.send(at);
+        let entry = &mut self.slab[at];
+        entry.uncertain |= trouble.lost;
+        let holds = !self.closed && trouble.fencing.holds(known.head.fence());
+        let next = rules::next(Case {
+            status,
+            lost: trouble.lost,
+            may_live_on: holds && entry.op.modifies(),
+            unwanted: entry.cancelled,
+            path_errors: entry.path_errors,
+            retries: entry.retries,
+            max_retries: self.options.max_retries,
+        });
+        let counters = &known.head.counters;
+        match next {
+            Next::Hold | Next::Send | Next::AwaitAna | Next::Elsewhere => {
+                counters.failovers.fetch_add(1, Ordering::Relaxed);
+                entry.path_errors += u32::from(!trouble.lost);
             }
-            return;
+            Next::Again => {
+                counters.retries.fetch_add(1, Ordering::Relaxed);
+                entry.retries += 1;
+            }
+            Next::Fail | Next::Unwanted => {}
         }
         let path = known.view.paths.iter().find(|p| p.association == association);
-        let entry = &mut self.slab[at];
-        if status.is_path_related() && !status.dnr() && !entry.cancelled {
-            entry.path_errors += 1;
-            if entry.path_errors <= MAX_PATH_ERRORS {
-                known.head.counters.failovers.fetch_add(1, Ordering::Relaxed);
-                let (nsid, errors) = (path.map(|p| p.nsid), entry.path_errors);
-                if status.is_ana() {
-                    if let Some(nsid) = nsid
-                        && known.avoid(association)
-                    {
-                        self.shared.commands.send(Command::AnaError { association, nsid });
-                    }
-                    self.send(at);
-                    return;
+        match next {
+            Next::Hold => self.hold(at, association),
+            Next::Send => self.send(at),
+            Next::AwaitAna => {
+                if let Some(nsid) = path.map(|p| p.nsid)
+                    && known.avoid(association)
+                {
+                    self.shared.commands.send(Command::AnaError { association, nsid });
                 }
+                self.send(at);
+            }
+            Next::Elsewhere => {
                 entry.shunned = Some(association);
+                let errors = entry.path_errors;
                 match elsewhere(known, &self.queues, association) {
                     Route::Path { .. } | Route::Full => self.send(at),
                     Route::None | Route::Refused { .. } => {
                         self.delay(at, now + PATH_ERROR_DELAY * errors);
                     }
                 }
-                return;
             }
-        } else if !status.dnr() && !entry.cancelled && entry.retries < self.options.max_retries {
-            entry.retries += 1;
-            if status.is(Status::ABORT_REQUESTED) {
-                // It was aborted because it took too long: another path may be quicker.
-                entry.shunned = Some(association);
+            Next::Again => {
+                if status.is(Status::ABORT_REQUESTED) {
+                    // It was aborted because it took too long: another path may be quicker.
+                    entry.shunned = Some(association);
+                }
+                // CRD picks one of the controller's three delays (NVMe 2.1 §4.2.3, §5.1.13.2.1).
+                let crd = usize::from(status.crd());
+                let delay = match (crd.checked_sub(1), path) {
+                    (Some(i), Some(path)) => path.retry_delays[i],
+                    _ => Duration::ZERO,
+                };
+                if delay.is_zero() {
+                    self.send(at);
+                } else {
+                    self.delay(at, now + delay);
+                }
             }
-            known.head.counters.retries.fetch_add(1, Ordering::Relaxed);
-            // CRD picks one of the controller's three delays (NVMe 2.1 §4.2.3, §5.1.13.2.1).
-            let crd = usize::from(status.crd());
-            let delay = match (crd.checked_sub(1), path) {
-                (Some(i), Some(path)) => path.retry_delays[i],
-                _ => Duration::ZERO,
-            };
-            if delay.is_zero() {
-                self.send(at);
-            } else {
-                self.delay(at, now + delay);
+            Next::Fail => {
+                let head = known.head.name().to_owned();
+                let (op, slba, blocks) = (entry.op, entry.slba, entry.blocks);
+                self.fail(at, IoError::Status { head, op, slba, blocks, status }, done);
             }
-            return;
+            Next::Unwanted => {
+                let head = known.head.name().to_owned();
+                let error = match entry.expired {
+                    true => IoError::Expired { head },
+                    false => IoError::Cancelled { head },
+                };
+                self.fail(at, error, done);
+            }
         }
-        let head = known.head.name().to_owned();
-        let (op, slba, blocks) = (entry.op, entry.slba, entry.blocks);
-        self.fail(at, IoError::Status { head, op, slba, blocks, status }, done);
     }
 
     /// The request is sent again at `when`.
@@ -148,6 +158,7 @@ impl Channel {
         let mut next = self.delayed.peek().map(|Reverse((when, _))| *when);
         next = nvme_core::time::earlier(next, self.check_parked(now));
         next = nvme_core::time::earlier(next, self.check_overdue(now));
+        next = nvme_core::time::earlier(next, self.check_expired(now));
         self.finish_hopeless(done);
         self.check_at = next.unwrap_or(Instant::NEVER);
     }

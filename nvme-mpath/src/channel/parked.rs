@@ -21,6 +21,7 @@ pub(super) enum Hopeless {
     Formatted,
     Shutdown,
     Cancelled,
+    Expired,
 }
 
 /// The parking place.
@@ -126,7 +127,13 @@ impl Channel {
         while let Some((at, why)) = self.parked.hopeless.pop() {
             let head = &self.heads[self.slab[at].head].head;
             let name = head.name().to_owned();
-            if !matches!(why, Hopeless::Shutdown | Hopeless::Formatted | Hopeless::Cancelled) {
+            if matches!(
+                why,
+                Hopeless::NoPath
+                    | Hopeless::Removed(_)
+                    | Hopeless::Limit(_)
+                    | Hopeless::NoQueue { .. }
+            ) {
                 head.counters.failed_no_path.fetch_add(1, Ordering::Relaxed);
             }
             let error = match why {
@@ -137,6 +144,7 @@ impl Channel {
                 Hopeless::Formatted => IoError::Formatted { head: name },
                 Hopeless::Shutdown => IoError::Shutdown { head: name },
                 Hopeless::Cancelled => IoError::Cancelled { head: name },
+                Hopeless::Expired => IoError::Expired { head: name },
             };
             self.fail(at, error, done);
         }

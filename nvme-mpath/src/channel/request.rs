@@ -2,7 +2,7 @@
 
 use nvme_core::buffer::Buffer;
 use nvme_core::spec::command::DsmRange;
-use nvme_core::time::Instant;
+use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::{Data, Tag};
 use zerocopy::IntoBytes;
 
@@ -19,13 +19,14 @@ pub struct IoRequest {
     pub(crate) buffer: Buffer,
     pub(crate) user_data: u64,
     pub(crate) fua: bool,
+    pub(crate) timeout: Option<Duration>,
     /// Made by a blocking call, which waits for its completion.
     pub(crate) blocking: bool,
 }
 
 impl IoRequest {
     fn new(op: IoOp, slba: u64, blocks: u32, buffer: Buffer, user_data: u64) -> Self {
-        Self { op, slba, blocks, buffer, user_data, fua: false, blocking: false }
+        Self { op, slba, blocks, buffer, user_data, fua: false, timeout: None, blocking: false }
     }
 
     /// Reads as many blocks as fit into `buffer`, from logical block `slba` on.
@@ -67,6 +68,17 @@ impl IoRequest {
     #[must_use]
     pub fn compare(slba: u64, buffer: Buffer, user_data: u64) -> Self {
         Self::new(IoOp::Compare, slba, 0, buffer, user_data)
+    }
+
+    /// The request is given up so long after its submission, on the host's clock. One that waits, for
+    /// a path, for room, for its time or for a fence, then ends with
+    /// [`IoError::Expired`](crate::IoError::Expired). One that a controller has is not given back
+    /// before it is safe: it ends when it is answered, with that answer, or when its connection is
+    /// lost, and is not sent again. Without this a request waits as long as head and channel allow.
+    #[must_use]
+    pub const fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
     }
 
     /// Force unit access: the write is durable when it completes; a read comes from the medium.
@@ -139,6 +151,9 @@ pub(super) struct Entry {
     pub(super) blocking: bool,
     /// The program does not want it any more: it ends as soon as nothing can touch its buffer.
     pub(super) cancelled: bool,
+    /// It has a time limit of its own, `expires`; and that has passed.
+    pub(super) limited: bool,
+    pub(super) expired: bool,
     /// It was lost with a connection, so that nobody knows whether it was executed.
     pub(super) uncertain: bool,
     pub(super) blocks: u32,
@@ -162,6 +177,8 @@ pub(super) struct Entry {
     pub(super) kind: Kind,
     /// What else was in flight on the controller then.
     pub(super) load: u32,
+    /// Of no meaning unless `limited`.
+    pub(super) expires: Instant,
     /// When it was first parked; it does not begin anew when a path comes and fails.
     pub(super) parked_at: Option<Instant>,
     /// The data, while it is not in a queue.
@@ -195,6 +212,9 @@ impl Slab {
             blocking: false,
             cancelled: false,
             uncertain: false,
+            limited: false,
+            expired: false,
+            expires: Instant::ZERO,
             blocks: 0,
             block_size: 0,
             slba: 0,
@@ -280,6 +300,8 @@ impl Slab {
         entry.blocking = request.blocking;
         entry.cancelled = false;
         entry.uncertain = false;
+        entry.limited = false;
+        entry.expired = false;
         entry.blocks = request.blocks;
         entry.block_size = block_size;
         entry.slba = request.slba;

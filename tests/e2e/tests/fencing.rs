@@ -2,7 +2,7 @@
 //! data, and what it costs to prevent that.
 //!
 //! Each test prints its line of the table in ARCHITECTURE.md:
-//! `cargo test -p nvme-e2e --test fencing -- --nocapture --test-threads=1 2>&1 | grep '^|'`
+//! `cargo test -p nvme-e2e --test fencing -- --nocapture --test-threads=1 2>&1 | grep -o '| .*'`
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
