@@ -122,6 +122,7 @@ impl Pair {
     }
 
     /// Puts a command on the submission ring.
+    #[inline]
     pub fn submit(
         &mut self,
         device: &Device,
@@ -169,6 +170,7 @@ impl Pair {
     }
 
     /// Makes the data reachable, and points the command to it.
+    #[inline]
     fn place(
         &mut self,
         device: &Device,
@@ -201,6 +203,13 @@ impl Pair {
         // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
         let at = bytes.as_ptr() as usize;
         if let Some(pages) = regions.find(bytes).filter(|_| at.is_multiple_of(4)) {
+            if let &[page] = pages
+                && !as_sgl
+            {
+                sqe.set_prp(page + (at % PAGE) as u64, 0);
+                counters.direct();
+                return Ok(Place::Direct);
+            }
             let pages = || pages.iter().copied();
             let lists = self.lists.get(group).ok_or(RejectReason::Full)?;
             let list = ListPages::new(lists, slot * self.list_pages, self.list_pages);
@@ -264,30 +273,33 @@ impl Pair {
 
     /// Ends the command that a completion entry is for. An entry that cannot be is an error, which
     /// names the field.
-    pub fn complete(&mut self, cqe: &Cqe) -> Result<InFlight, String> {
+    #[inline]
+    pub fn complete(&mut self, cqe: &Cqe) -> Result<InFlight, Box<str>> {
         let (sqid, cid) = (cqe.sqid.get(), cqe.cid.get());
         if sqid != self.qid {
-            return Err(format!("completion with SQID {sqid} on queue {}", self.qid));
+            return Err(bad_queue(sqid, self.qid));
         }
-        let bad_cid = |qid: u16, bad| {
-            let why = match bad {
-                BadCid::Unknown => "no command in flight has it",
-                BadCid::Stale => "its command has been answered already",
-            };
-            format!("completion on queue {qid} with CID {cid:#06x}: {why}")
+        let number = match self.slots.find(cid) {
+            Ok(command) => command.number,
+            Err(bad) => return Err(bad_cid(sqid, cid, bad)),
         };
-        let number = self.slots.find(cid).map_err(|bad| bad_cid(self.qid, bad))?.number;
         let in_flight = self.slots.in_flight();
-        self.sq.completed(number, cqe.sqhd.get(), in_flight).map_err(|bad| {
-            let (qid, BadHead { said, least, most }) = (self.qid, bad);
-            format!("completion on queue {qid} with SQHD {said}: it must be from {least} to {most}")
-        })?;
-        let mut command = self.slots.take(cid).map_err(|bad| bad_cid(self.qid, bad))?;
-        self.events -= usize::from(command.watch == Watch::Event);
-        self.own -= usize::from(command.watch == Watch::Doorbells);
+        if let Err(bad) = self.sq.completed(number, cqe.sqhd.get(), in_flight) {
+            return Err(bad_head(sqid, bad));
+        }
+        let mut command = match self.slots.take(cid) {
+            Ok(command) => command,
+            Err(bad) => return Err(bad_cid(sqid, cid, bad)),
+        };
+        if command.watch != Watch::No {
+            self.events -= usize::from(command.watch == Watch::Event);
+            self.own -= usize::from(command.watch == Watch::Doorbells);
+        }
         // What a failed command has transferred is of no use to anyone (NVMe 2.1 §4.2.3).
         let arrived = cqe.status().is_success();
-        self.take_back(&mut command, arrived);
+        if let Place::Bounce(_) = command.place {
+            self.take_back(&mut command, arrived);
+        }
         Ok(command)
     }
 
@@ -317,6 +329,25 @@ impl Pair {
         }
         self.pool.give(&chain);
     }
+}
+
+#[cold]
+fn bad_queue(sqid: u16, qid: u16) -> Box<str> {
+    format!("completion with SQID {sqid} on queue {qid}").into()
+}
+
+#[cold]
+fn bad_cid(qid: u16, cid: u16, bad: BadCid) -> Box<str> {
+    let why = match bad {
+        BadCid::Unknown => "no command in flight has it",
+        BadCid::Stale => "its command has been answered already",
+    };
+    format!("completion on queue {qid} with CID {cid:#06x}: {why}").into()
+}
+
+#[cold]
+fn bad_head(qid: u16, BadHead { said, least, most }: BadHead) -> Box<str> {
+    format!("completion on queue {qid} with SQHD {said}: it must be from {least} to {most}").into()
 }
 
 /// Points a command to its data, by SGL if that is wanted and there is room, else by PRPs.

@@ -145,7 +145,7 @@ impl PciQueue {
 
     /// Takes completions off the ring: as many as it holds at most, so that a controller that goes
     /// on completing cannot hold the caller up.
-    fn reap(&mut self, sink: &mut dyn Sink) -> Result<(), String> {
+    fn reap(&mut self, sink: &mut dyn Sink) -> Result<(), Box<str>> {
         let Some(pair) = &mut self.pair else { return Ok(()) };
         self.pending = false;
         for _ in 0..pair.cq.entries() {
@@ -263,7 +263,7 @@ impl Queue for PciQueue {
         }
         if let Err(reason) = self.reap(sink) {
             let address = self.device.address();
-            self.device.fail(TransportError::Protocol { address, reason });
+            self.device.fail(TransportError::Protocol { address, reason: reason.into() });
             return self.end(sink);
         }
         self.check_health(now);

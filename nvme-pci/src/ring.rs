@@ -59,6 +59,7 @@ impl SubmissionRing {
     }
 
     /// The position `by` entries, less than a turn, after `at`.
+    #[inline]
     fn after(&self, at: u16, by: u16) -> u16 {
         let sum = u32::from(at) + u32::from(by);
         let n = u32::from(self.entries);
@@ -66,16 +67,19 @@ impl SubmissionRing {
     }
 
     /// Whether there is no room, as far as the controller has told.
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.written - self.read >= u64::from(self.entries) - 1
     }
 
     /// The number that the next entry gets.
+    #[inline]
     pub fn next_number(&self) -> u64 {
         self.written
     }
 
     /// Writes an entry; false if there is no room.
+    #[inline]
     #[must_use]
     pub fn push(&mut self, sqe: &Sqe) -> bool {
         if self.is_full() {
@@ -104,6 +108,7 @@ impl SubmissionRing {
 
     /// What is in the doorbell and what is to be written there, if the controller does not know of
     /// all entries yet.
+    #[inline]
     pub fn untold(&mut self) -> Option<(u16, u16)> {
         if self.told_of == self.written {
             return None;
@@ -120,6 +125,7 @@ impl SubmissionRing {
     /// or an earlier head either (NVMe 2.1 §4.2.1); but a controller that completes several commands
     /// at once may post what it saw a moment ago, so that it is let lag by as many entries as there
     /// are commands in flight. What it must have read, it has read, whatever it says.
+    #[inline]
     pub fn completed(&mut self, number: u64, said: u16, in_flight: usize) -> Result<(), BadHead> {
         let n = self.entries;
         // Both fit: less than a turn is ever outstanding.
@@ -190,6 +196,7 @@ impl CompletionRing {
     }
 
     /// Goes on to the entry after the one that was read.
+    #[inline]
     pub fn advance(&mut self) {
         self.head += 1;
         if self.head == self.entries {
@@ -200,6 +207,7 @@ impl CompletionRing {
 
     /// What is in the doorbell and what is to be written there, if the controller does not know yet
     /// how far this is.
+    #[inline]
     pub fn untold(&mut self) -> Option<(u16, u16)> {
         if self.told == self.head {
             return None;

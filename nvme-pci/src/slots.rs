@@ -88,16 +88,19 @@ impl Slots {
         self.slots.len()
     }
 
+    #[inline]
     pub fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// The slot that the next [`put`](Self::put) uses.
+    #[inline]
     pub fn next_free(&self) -> Option<u16> {
         self.free.last().copied()
     }
 
     /// Puts a command into the slot that [`next_free`](Self::next_free) told; its identifier.
+    #[inline]
     pub fn put(&mut self, command: InFlight) -> Option<u16> {
         let at = self.free.pop()?;
         let slot = self.slots.get_mut(usize::from(at))?;
@@ -106,11 +109,13 @@ impl Slots {
     }
 
     /// The slot and generation in a command identifier.
+    #[inline]
     fn split(&self, cid: u16) -> (usize, u32) {
         (usize::from(cid) & ((1 << self.bits) - 1), u32::from(cid) >> self.bits)
     }
 
     /// The command that a completion is for.
+    #[inline]
     pub fn find(&self, cid: u16) -> Result<&InFlight, BadCid> {
         let (at, generation) = self.split(cid);
         let slot = self.slots.get(at).ok_or(BadCid::Unknown)?;
@@ -131,14 +136,16 @@ impl Slots {
     }
 
     /// Takes the command out that a completion is for.
+    #[inline]
     pub fn take(&mut self, cid: u16) -> Result<InFlight, BadCid> {
         self.find(cid)?;
         let (at, _) = self.split(cid);
         let slot = self.slots.get_mut(at).ok_or(BadCid::Unknown)?;
         let command = slot.command.take().ok_or(BadCid::Unknown)?;
         // The last generation is left out: FFFFh is not to be used as an identifier (NVMe 2.1 §4.1).
-        let generations = (1u32 << (16 - self.bits)) - 1;
-        slot.generation = ((u32::from(slot.generation) + 1) % generations) as u16;
+        let last = (1u32 << (16 - self.bits)) - 2;
+        let next = if u32::from(slot.generation) == last { 0 } else { slot.generation + 1 };
+        slot.generation = next;
         self.free.push(at as u16);
         Ok(command)
     }
