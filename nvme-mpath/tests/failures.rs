@@ -395,3 +395,22 @@ fn a_channel_that_is_never_polled_does_not_collect_queues() {
     let all = bench.world.port("a", |a| a.queues_not_dropped());
     assert_eq!((open, all), (3, 3));
 }
+
+#[test]
+fn an_ana_transition_without_end_resets_the_controller() {
+    let mut bench = Bench::new();
+    bench.world.port("a", |a| (a.ana, a.anatt) = (Some([(1, 1)].into()), 5));
+    let a = bench.connect("a");
+    let head = bench.head(1).unwrap();
+    bench.world.ana("a", 1, 0xf);
+    bench.settle();
+    assert!(!head.paths()[0].usable);
+    bench.write(&head, 1, 1);
+    bench.run(SECOND * 9);
+    assert_eq!((a.reconnects(), bench.done.len()), (0, 0));
+    bench.run(SECOND * 4);
+    assert_eq!((a.reconnects(), bench.done.len()), (1, 0));
+    bench.world.ana("a", 1, 1);
+    bench.settle();
+    assert_eq!((bench.one().result, a.reconnects()), (Ok(()), 1));
+}

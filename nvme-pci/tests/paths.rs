@@ -6,7 +6,10 @@ mod support;
 use std::time::Duration;
 
 use nvme_mpath::{DelayedRemoval, HeadState, IoRequest};
-use support::{Bed, LIMIT, Load, channel, connect, eager, finish, pattern, verify, wait_until};
+use nvme_target::{AnaState, NamespaceConfig, SubsystemConfig};
+use support::{
+    Bed, LIMIT, Load, channel, connect, eager, finish, pattern, persistent, verify, wait_until,
+};
 
 fn windows(window: Duration) -> DelayedRemoval {
     DelayedRemoval::from(window)
@@ -82,6 +85,30 @@ fn without_a_path_the_head_goes_when_the_window_is_over() {
     let nqn = nvme_core::nqn::Nqn::new(support::NQN).unwrap();
     let again = host.wait_head(&nqn, 1, LIMIT).unwrap();
     verify(&mut channel, &again, 9, pattern(9, 4096, 1));
+    host.shutdown_forced(LIMIT).unwrap();
+}
+
+#[test]
+fn a_transition_that_does_not_end_resets_its_controller_and_no_other() {
+    let namespace = NamespaceConfig::memory(1, support::SIZE);
+    let subsystem = SubsystemConfig::new(support::NQN).unwrap().mdts(0).ana_transition(1);
+    let mut bed = Bed::with(subsystem.namespace(namespace));
+    bed.device("a");
+    let port = bed.target.add_listener("127.0.0.1:0").unwrap();
+    let url = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), support::NQN);
+    let host = bed.host();
+    let (pci, head) = connect(&host, "mem://a", persistent());
+    let (tcp, _) = connect(&host, &url, persistent());
+    let usable = |count| head.paths().iter().filter(|p| p.usable).count() == count;
+    wait_until("two paths", || usable(2));
+    let load = Load::start(channel(&host), &head, 16, 8 << 10, 0);
+    bed.target.set_ana(port, 1, AnaState::Change).unwrap();
+    wait_until("the reset", || tcp.reconnects() > 0);
+    bed.target.set_ana(port, 1, AnaState::Optimized).unwrap();
+    wait_until("two paths", || usable(2));
+    load.wait_more(50);
+    load.stop().assert_clean();
+    assert_eq!(pci.reconnects(), 0);
     host.shutdown_forced(LIMIT).unwrap();
 }
 

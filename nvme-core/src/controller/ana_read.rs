@@ -1,6 +1,7 @@
 //! Reading the ANA log: as much as its own counts tell, in pieces, unchanged from first to last
 //! (`NVMe 2.1 §5.1.12.1.13`, `§8.1.1`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::action::{ControllerError, ControllerEvent};
@@ -12,7 +13,7 @@ use crate::buffer::Buffer;
 use crate::spec::command::GetLogPage;
 use crate::spec::log::{AnaGroupDescriptor, AnaLog, AnaLogHeader, lid};
 use crate::spec::{Status, WireError};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, earlier};
 
 /// Largest piece that is read at once.
 const PIECE: u64 = 64 * 1024;
@@ -39,6 +40,10 @@ pub(super) struct AnaReader {
     retry_at: Option<Instant>,
     retries: u32,
     known: Option<Arc<AnaSnapshot>>,
+    /// Groups whose state is changing, since when as far as is known here.
+    changing: BTreeMap<u32, Instant>,
+    /// How long that may last; zero: the controller names no time.
+    change_limit: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +63,26 @@ enum Parsed {
 }
 
 impl AnaReader {
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.retry_at
+    /// When something is due; `live`: the controller is in use.
+    pub(super) fn deadline(&self, live: bool) -> Option<Instant> {
+        earlier(self.retry_at, self.change_deadline().filter(|_| live))
+    }
+
+    /// When the group that has been changing for longest has done so for too long.
+    fn change_deadline(&self) -> Option<Instant> {
+        let first = self.changing.values().min().filter(|_| !self.change_limit.is_zero())?;
+        Some(*first + self.change_limit)
+    }
+
+    /// Takes note of the groups whose state is changing, and for how long they may. `transition` is
+    /// `ANATT`, the longest time of a transition (`NVMe 2.1 §8.1.1.4`). Twice as much is given, as
+    /// Linux does: when a transition began is known only to a read of the log.
+    fn note_changes(&mut self, now: Instant, snapshot: &AnaSnapshot, transition: Duration) {
+        self.change_limit = transition.saturating_mul(2);
+        let changing = |group: &&AnaGroup| group.state == AnaState::Change;
+        let groups = snapshot.groups.iter().filter(changing).map(|group| group.id);
+        let since = |id| (id, self.changing.get(&id).copied().unwrap_or(now));
+        self.changing = groups.map(since).collect();
     }
 
     /// Whether the log has this group.
@@ -232,7 +255,7 @@ impl Controller {
 
     fn ana_done(&mut self, now: Instant, snapshot: AnaSnapshot) {
         self.link.ana.retries = 0;
-        self.tell_ana(snapshot);
+        self.tell_ana(now, snapshot);
         self.ana_finished(now);
     }
 
@@ -240,12 +263,14 @@ impl Controller {
     /// reading is better.
     fn ana_unusable(&mut self, now: Instant, error: ControllerError) {
         self.emit(ControllerEvent::AnaFailed { error });
-        self.tell_ana(AnaSnapshot::default());
+        self.tell_ana(now, AnaSnapshot::default());
         self.retry_ana(now);
     }
 
-    fn tell_ana(&mut self, snapshot: AnaSnapshot) {
+    fn tell_ana(&mut self, now: Instant, snapshot: AnaSnapshot) {
+        let transition = self.link.identified.as_ref().map_or(Duration::ZERO, |i| i.ana_transition);
         let ana = &mut self.link.ana;
+        ana.note_changes(now, &snapshot, transition);
         // Whoever asked did so before the reading that comes next, if one does.
         let asked = !ana.again && std::mem::take(&mut ana.asked);
         if asked || ana.known.as_deref() != Some(&snapshot) {
@@ -275,6 +300,12 @@ impl Controller {
     pub(super) fn ana_timeout(&mut self, now: Instant) {
         if self.may_read_ana() && self.link.ana.retry_at.is_some_and(|at| at <= now) {
             self.reread_ana(now);
+        }
+        // A controller that does not end a transition in its own time is broken.
+        if self.is_live() && self.link.ana.change_deadline().is_some_and(|at| at <= now) {
+            let limit = self.link.ana.change_limit;
+            let error = self.timeout_error("the change of an ANA group's state", limit);
+            self.fail(now, error);
         }
     }
 }

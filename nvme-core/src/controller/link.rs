@@ -99,9 +99,9 @@ impl Link {
     }
 
     /// When anything else of an association that is made or used is due.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self, live: bool) -> Option<Instant> {
         let at = earlier(self.keep_alive.deadline(), self.io.deadline());
         let at = earlier(at, self.cross.deadline());
-        earlier(at, earlier(self.ana.deadline(), self.scan.deadline()))
+        earlier(at, earlier(self.ana.deadline(live), self.scan.deadline()))
     }
 }

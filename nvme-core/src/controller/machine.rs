@@ -116,7 +116,7 @@ impl Controller {
             at = earlier(at, self.link.aborted.as_ref().map(|aborted| aborted.at));
         }
         if self.is_working() {
-            at = earlier(at, self.link.deadline());
+            at = earlier(at, self.link.deadline(self.is_live()));
         }
         at
     }

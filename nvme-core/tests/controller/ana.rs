@@ -205,3 +205,61 @@ fn a_namespace_of_an_unknown_group_makes_the_log_be_read_again() {
     rig.settle();
     assert_eq!(told(&rig), [2]);
 }
+
+/// A controller with one group in transition, which may take 5 s by what it says.
+fn in_transition() -> Rig {
+    let mut model = Model::fabrics().with_ana();
+    model.controller.anatt = 5;
+    let mut rig = Rig::live(model);
+    change(&mut rig, 0, 0xf);
+    assert_eq!(rig.ctrl.state(), State::Live);
+    rig
+}
+
+fn change(rig: &mut Rig, group: usize, state: u8) {
+    rig.model.ana[group].1 = state;
+    rig.event(0x000c_0302);
+    rig.settle();
+}
+
+#[test]
+fn a_transition_that_does_not_end_in_time_ends_the_association() {
+    let mut rig = in_transition();
+    rig.run(9 * SECOND);
+    assert_eq!(rig.failures().len(), 0, "{:?}", rig.failures());
+    rig.run(2 * SECOND);
+    assert_eq!(rig.failures().len(), 1);
+    assert!(rig.failures()[0].contains("ANA group"), "{:?}", rig.failures());
+    // On the new association the time is counted anew.
+    rig.run(8 * SECOND);
+    assert_eq!((rig.failures().len(), rig.ctrl.state()), (1, State::Live));
+    change(&mut rig, 0, 1);
+    rig.run(60 * SECOND);
+    assert_eq!((rig.failures().len(), rig.ctrl.state()), (1, State::Live));
+}
+
+#[test]
+fn a_transition_that_ends_in_time_is_none_of_anybodys_business() {
+    let mut rig = in_transition();
+    rig.run(9 * SECOND);
+    change(&mut rig, 0, 2);
+    rig.run(9 * SECOND);
+    // The next one has its own time, and a read in between does not give it more.
+    change(&mut rig, 0, 0xf);
+    rig.run(6 * SECOND);
+    change(&mut rig, 0, 0xf);
+    rig.run(3 * SECOND);
+    assert_eq!(rig.failures().len(), 0, "{:?}", rig.failures());
+    rig.run(2 * SECOND);
+    assert_eq!(rig.failures().len(), 1, "{:?}", rig.failures());
+}
+
+#[test]
+fn a_controller_that_names_no_time_may_take_any() {
+    let mut model = Model::fabrics().with_ana();
+    model.controller.anatt = 0;
+    let mut rig = Rig::live(model);
+    change(&mut rig, 0, 0xf);
+    rig.run(600 * SECOND);
+    assert_eq!(rig.failures().len(), 0, "{:?}", rig.failures());
+}

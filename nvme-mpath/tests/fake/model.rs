@@ -69,6 +69,8 @@ pub struct Port {
     /// ANA state of each group; `None`: the controller has no ANA.
     pub ana: Option<BTreeMap<u32, u8>>,
     pub ana_changes: u64,
+    /// Longest transition in seconds (ANATT).
+    pub anatt: u8,
     /// I/O queues granted.
     pub granted: u32,
     pub io: Io,
@@ -111,6 +113,7 @@ impl Port {
             namespaces: BTreeMap::from([(1, Ns::new(1))]),
             ana: None,
             ana_changes: 1,
+            anatt: 0,
             granted: 16,
             io: Io::Answer,
             cqt: 0,
@@ -601,6 +604,7 @@ fn identify(
             }
             if port.ana.is_some() {
                 c.cmic |= MultiPathCapabilities::ANA;
+                c.anatt = port.anatt;
                 c.nanagrpid = 16.into();
                 c.anagrpmax = 16.into();
                 c.mnan = 1024.into();
