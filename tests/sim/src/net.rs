@@ -131,6 +131,8 @@ pub struct Inner {
     /// What is on the way to a target when the host cuts a connection may still arrive, so long after
     /// at most; zero: never.
     pub late: u64,
+    /// Also what a stalled port holds up when the host cuts its connection.
+    pub late_through_stalls: bool,
     /// Bytes that may be under way in one direction of a connection.
     pub window: usize,
     /// Connections that the host may have at a time; more cannot be made.
@@ -169,6 +171,7 @@ impl Net {
             trace,
             ports,
             late: 0,
+            late_through_stalls: false,
             window,
             most_links: usize::MAX,
             sent: 0,
@@ -431,7 +434,8 @@ impl Inner {
         let on_the_way = l.up.bytes.len() - l.up.arrived;
         self.trace.note(&[3, now, link as u64]);
         self.trace.say(now, format_args!("link {link} cut by the host, {on_the_way} on the way"));
-        let survives = late > 0 && on_the_way > 0 && self.dice.once_in(2);
+        let may = late > 0 && on_the_way > 0 && (!deaf || self.late_through_stalls);
+        let survives = may && self.dice.once_in(2);
         let delay = if survives { self.dice.roll(late) } else { 0 };
         let unheard = deaf && self.dice.once_in(2);
         let l = &mut self.links[link];

@@ -20,6 +20,9 @@ const RECOVERY: u64 = 40 * SEC;
 /// The longest window for removals. A timer that was cancelled may stay until its time.
 const LONGEST_WINDOW: u64 = 6 * SEC;
 
+/// The longest fence by time, without a keep-alive. Its timer may outlast the writes that it was for.
+const LONGEST_FENCE: u64 = 16 * SEC;
+
 /// Longest time that the shutdown of a host takes, with peers that do not answer.
 const SHUTDOWN: u64 = 30 * SEC;
 
@@ -36,12 +39,12 @@ pub struct Outcome {
     pub simulated: u64,
     /// Requests submitted, of which so many succeeded and failed.
     pub requests: (u64, u64, u64),
-    /// Writes may have been carried out after their connection had died.
+    /// Writes may have been carried out long after their connection had died, past any fence.
     pub late: bool,
     /// A rule that did not hold.
     pub violation: Option<String>,
     /// A block had a value that it cannot have had, in a run where writes were carried out late and
-    /// nothing was there to fence them. Not a violation: it is what goes wrong without fencing.
+    /// nothing was sure to fence them. Not a violation: it is what goes wrong without fencing.
     pub unfenced: Option<String>,
 }
 
@@ -62,7 +65,8 @@ pub fn run(seed: u64, aloud: bool) -> Outcome {
     // What one history cannot be is the last rule: without it the others say more.
     let history = world.load.history.verify().err();
     let (hash, now) = (world.net.lock().trace.hash(), world.now());
-    let (unfenced, wrong) = if world.plan.late { (history, None) } else { (None, history) };
+    let open = world.plan.late && !world.plan.fenced;
+    let (unfenced, wrong) = if open { (history, None) } else { (None, history) };
     let load = &world.load;
     let outcome = Outcome {
         seed,
@@ -70,7 +74,7 @@ pub fn run(seed: u64, aloud: bool) -> Outcome {
         turns: world.turns,
         simulated: now - SEC,
         requests: (load.submitted, load.succeeded, load.failed),
-        late: world.plan.late,
+        late: open,
         violation: violation.or(wrong),
         unfenced,
     };
@@ -259,7 +263,8 @@ impl World {
     fn rest(&mut self) -> Result<(), Violation> {
         let Some(host) = &self.host else { return Ok(()) };
         host.heads().iter().for_each(|head| _ = head.remove_now());
-        self.run_for(LONGEST_WINDOW + SEC)?;
+        let longest = if self.plan.keep_alive == 0 { LONGEST_FENCE } else { LONGEST_WINDOW };
+        self.run_for(longest + SEC)?;
         for lane in &self.lanes {
             let (flying, parked) = (lane.channel.in_flight(), lane.channel.parked());
             if (flying, parked) != (0, 0) {

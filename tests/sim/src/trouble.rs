@@ -170,6 +170,7 @@ impl World {
         let (site, listener) = self.place(port);
         let ms = Duration::from_millis(self.dice.of(&[1, 30, 400, 2_500]));
         let times = self.dice.of(&[1, 2, 6]);
+        let late = if self.plan.fenced { ms.min(Duration::from_millis(400)) } else { ms };
         let write = |action| FaultRule::new(action).io().opcode(NvmOpcode::WRITE.0);
         let read = |action| FaultRule::new(action).io().opcode(NvmOpcode::READ.0);
         let rule = match self.dice.roll(17) {
@@ -181,8 +182,8 @@ impl World {
             5 => FaultRule::new(FaultAction::Delay(ms)).admin(),
             6 => read(FaultAction::Delay(ms)),
             // The target goes on with it when the host has given up.
-            7 if self.plan.late => write(FaultAction::Delay(ms)),
-            8 | 9 if self.plan.late => write(FaultAction::LateWrite(ms)),
+            7 if self.plan.late => write(FaultAction::Delay(late)),
+            8 | 9 if self.plan.late => write(FaultAction::LateWrite(late)),
             10 => FaultRule::new(FaultAction::CloseBefore).io(),
             11 => FaultRule::new(FaultAction::CloseAfter).io(),
             12 => FaultRule::new(FaultAction::Fail(self.dice.of(&[

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nvme_core::nqn::Uuid;
 use nvme_mpath::{
-    Channel, ChannelOptions, Controller, ControllerOptions, DelayedRemoval, Events, Head,
-    HeadState, Host, HostOptions, IoCompletion, SubmitReason, Window,
+    Channel, ChannelOptions, Controller, ControllerOptions, DelayedRemoval, Events, Fence, Head,
+    HeadState, Host, HostOptions, IoCompletion, PathPolicy, SubmitReason, Window,
 };
 use nvme_target::{
     AnaState, ConnectionId, DrivenTarget, NamespaceConfig, NamespaceIds, SubsystemConfig, Target,
@@ -26,6 +26,9 @@ pub const SUBSYSTEMS: [(&str, usize); 2] =
 
 /// Longest time that a request may take, whatever happens: parked, in flight, and sent again.
 const LONGEST_REQUEST: u64 = 60 * SEC;
+
+/// CQT where it is reported: longer than any fault delays a write in a fenced world.
+const QUIESCE: Duration = Duration::from_millis(500);
 
 /// Channels at a time.
 pub const MOST_LANES: usize = 2;
@@ -49,6 +52,8 @@ pub struct Site {
 pub struct Plan {
     /// Writes may be carried out after the connection that brought them has died.
     pub late: bool,
+    /// Nothing comes late enough to outlive a fence: then no write may land on a newer one.
+    pub fenced: bool,
     /// KATO in nanoseconds, or 0.
     pub keep_alive: u64,
     /// Longest wait of parked requests.
@@ -137,22 +142,28 @@ impl World {
     pub fn new(seed: u64, aloud: bool) -> Self {
         let mut dice = Dice::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5eed);
         let clock = SimClock::new();
+        let (late, fenced) = (dice.once_in(3), dice.once_in(2));
         let plan = Plan {
-            late: dice.once_in(4),
-            keep_alive: dice.of(&[0, SEC, 2 * SEC]),
+            late,
+            fenced: late && fenced,
+            // A fence rests on the time in which a target notices that its host has gone.
+            keep_alive: if late && fenced { 2 * SEC } else { dice.of(&[0, SEC, 2 * SEC]) },
             park_age: dice.of(&[2 * SEC, 8 * SEC]),
             ana: dice.once_in(2),
         };
         let ports = SUBSYSTEMS.iter().map(|s| s.1).sum();
         let net = Net::new(ports, dice.fork(), Trace::new(aloud), clock.nanos());
         if plan.late {
-            net.lock().late = dice.of(&[10 * MS, 300 * MS, SEC]);
+            let late = dice.of(&[10 * MS, 300 * MS, SEC]);
+            let mut net = net.lock();
+            net.late = if plan.fenced { 10 * MS } else { late };
+            net.late_through_stalls = !plan.fenced;
         }
         let mut next_identity = 0x1000;
         let mut first = 0;
         let mut sites = Vec::new();
         for (nqn, ports) in SUBSYSTEMS {
-            sites.push(Self::site(&mut dice, nqn, first, ports, &mut next_identity));
+            sites.push(Self::site(&mut dice, plan, nqn, first, ports, &mut next_identity));
             first += ports;
         }
         let mut options = HostOptions::new(Uuid([7; 16]));
@@ -165,6 +176,12 @@ impl World {
         options.clock = Arc::clone(&clock) as Arc<_>;
         options.seed = dice.bits();
         options.delayed_removal = Self::windows(&mut dice);
+        options.fence = match dice.roll(3) {
+            0 if !plan.fenced => Fence::Off,
+            1 => Fence::Strict,
+            _ => Fence::Auto,
+        };
+        options.policy = dice.of(&PathPolicy::ALL);
         #[expect(clippy::expect_used, reason = "a simulation cannot go on without descriptors")]
         let host = Host::new(options).expect("making a host");
         let events = aloud.then(|| host.events(1 << 16));
@@ -197,12 +214,25 @@ impl World {
         world
     }
 
-    fn site(dice: &mut Dice, nqn: &str, first: usize, ports: usize, next: &mut u64) -> Site {
+    fn site(
+        dice: &mut Dice,
+        plan: Plan,
+        nqn: &str,
+        first: usize,
+        ports: usize,
+        next: &mut u64,
+    ) -> Site {
         #[expect(clippy::expect_used, reason = "the name and the namespaces are constants")]
         let mut config = SubsystemConfig::new(nqn)
             .expect("a good name")
             .queues(dice.of(&[1, 2, 8]))
             .queue_entries(32);
+        if plan.fenced || dice.once_in(4) {
+            config = config.quiesce_time(QUIESCE);
+        }
+        if dice.once_in(2) {
+            config = config.cross_controller_resets(dice.of(&[1, 4]));
+        }
         let mut namespaces = BTreeMap::new();
         for nsid in 1..=dice.between(1, 3) as u32 {
             config = config.namespace(namespace(nsid, *next));
