@@ -4,9 +4,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_utils::CachePadded;
 use nvme_core::spec::Sqe;
 use nvme_core::time::Duration;
 use nvme_core::transport::{Data, Endpoint, Queue, TransportError};
@@ -18,6 +16,7 @@ use crate::fence::Fencing;
 use crate::head::Head;
 use crate::ids::{AssociationId, ChannelId, ControllerId};
 use crate::latency::PathCounts;
+use crate::letterbox::{Bell, LetterBox};
 use crate::lifecycle::Timer;
 use crate::load::Board;
 use crate::options::{ControllerOptions, TimeoutPolicy};
@@ -178,67 +177,64 @@ pub(crate) enum Letter {
     Shutdown,
 }
 
+impl Bell for Wake {
+    fn ring(&self) {
+        self.wake();
+    }
+
+    fn clear(&self) {
+        self.clear();
+    }
+}
+
 /// The part of a channel that other threads may touch.
 pub(crate) struct ChannelShared {
     pub(crate) id: ChannelId,
     /// Latencies are to be counted.
     pub(crate) histograms: bool,
-    /// Something is in the box, or views have changed. Read at each poll, written seldom.
-    pending: CachePadded<AtomicBool>,
-    letters: Mutex<Vec<Letter>>,
-    wake: Wake,
+    letters: LetterBox<Letter, Wake>,
 }
 
 impl ChannelShared {
     pub(crate) fn new(id: ChannelId, histograms: bool) -> std::io::Result<Self> {
-        Ok(Self {
-            id,
-            histograms,
-            pending: CachePadded::new(AtomicBool::new(false)),
-            letters: Mutex::default(),
-            wake: Wake::new()?,
-        })
+        Ok(Self { id, histograms, letters: LetterBox::new(Wake::new()?) })
     }
 
     pub(crate) fn send(&self, letter: Letter) {
-        self.letters.lock().push(letter);
-        self.notify();
+        self.letters.send(letter);
     }
 
     /// Takes back what was sent about an association and not read: its queue is dropped here.
     /// Returns whether there was one.
     pub(crate) fn retract(&self, association: AssociationId) -> bool {
-        let mut letters = self.letters.lock();
         let is =
             |l: &Letter| matches!(l, Letter::QueueUp(queue) if queue.association == association);
-        let queue = letters.iter().position(is).map(|at| letters.remove(at));
         let stale = |l: &Letter| matches!(l, Letter::QueueRefused { association: a, .. } if a.slot == association.slot);
-        letters.retain(|letter| !stale(letter));
-        drop(letters);
+        // Dropped when the box is free again.
+        let queue = self.letters.sort(|letters| {
+            let queue = letters.iter().position(is).map(|at| letters.remove(at));
+            letters.retain(|letter| !stale(letter));
+            queue
+        });
         queue.is_some()
     }
 
     /// Says that something changed. One wake-up until the channel has looked.
     pub(crate) fn notify(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
-            self.wake.wake();
-        }
+        self.letters.notify();
     }
 
     /// Whether there is something to look at.
     pub(crate) fn pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
+        self.letters.pending()
     }
 
     /// Takes the letters; what is sent after counts as pending again.
     pub(crate) fn take(&self) -> Vec<Letter> {
-        self.wake.clear();
-        // A swap, not a store: it reads what the last `notify` wrote, and so sees what came before.
-        self.pending.swap(false, Ordering::AcqRel);
-        std::mem::take(&mut self.letters.lock())
+        self.letters.take()
     }
 
     pub(crate) const fn wake(&self) -> &Wake {
-        &self.wake
+        self.letters.bell()
     }
 }

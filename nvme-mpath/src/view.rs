@@ -4,16 +4,12 @@
 //! generation. A channel keeps its own reference and compares generations, so that steady-state
 //! I/O reads one counter that nobody writes, and takes no lock.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crossbeam_utils::CachePadded;
 use nvme_core::time::Duration;
-use parking_lot::Mutex;
 
 use crate::hedge::HedgeOptions;
 use crate::ids::AssociationId;
 use crate::policy::PathPolicy;
+use crate::snapshot::Snapshot;
 use crate::window::LossCause;
 
 /// A path that may be used, as far as the control plane knows.
@@ -75,33 +71,4 @@ pub(crate) struct HeadView {
 }
 
 /// Where the current [`HeadView`] is found.
-#[derive(Debug)]
-pub(crate) struct ViewCell {
-    /// On a cache line of its own: every request reads it, and the lock beside it is written to.
-    generation: CachePadded<AtomicU64>,
-    view: Mutex<Arc<HeadView>>,
-}
-
-impl ViewCell {
-    pub(crate) fn new(view: HeadView) -> Self {
-        Self { generation: CachePadded::new(AtomicU64::new(1)), view: Mutex::new(Arc::new(view)) }
-    }
-
-    /// Moves with each [`publish`](Self::publish). Starts at 1.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn publish(&self, view: HeadView) {
-        let mut current = self.view.lock();
-        *current = Arc::new(view);
-        // Under the lock, so that whoever reads this generation gets this view or a later one.
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    /// The current view, and a generation that is not newer than it.
-    pub(crate) fn load(&self) -> (u64, Arc<HeadView>) {
-        let current = self.view.lock();
-        (self.generation.load(Ordering::Acquire), Arc::clone(&current))
-    }
-}
+pub(crate) type ViewCell = Snapshot<HeadView>;

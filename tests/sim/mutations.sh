@@ -2,7 +2,7 @@
 # Breaks the library on purpose, one rule at a time, in a copy of the source tree, and has the
 # simulation find it. Usage: tests/sim/mutations.sh [NAME...]; without names, all of them.
 # Environment: LAST, the last seed to try (10000); SCRATCH, where the copy and its build go.
-# The seeds that found each are in mutations.md.
+# Each prints the seed that found it.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 scratch=${SCRATCH:-${TMPDIR:-/tmp}/nvme-sim-mutations}

@@ -6,14 +6,22 @@
 #![forbid(unsafe_code)]
 #![expect(dead_code, reason = "the models use a part of the sources only")]
 
+#[path = "../../../nvme-mpath/src/letterbox.rs"]
+mod letterbox;
 #[path = "../../../nvme-mpath/src/lifecycle.rs"]
 mod lifecycle;
 #[path = "../../../nvme-mpath/src/pin.rs"]
 mod pin;
+#[path = "../../../nvme-mpath/src/snapshot.rs"]
+mod snapshot;
 #[path = "../../../nvme-mpath/src/sync.rs"]
 mod sync;
 #[path = "../../../nvme-mpath/src/window.rs"]
 mod window;
 
 #[cfg(test)]
+mod letters;
+#[cfg(test)]
 mod removal;
+#[cfg(test)]
+mod table;
