@@ -4,42 +4,72 @@ use std::sync::Arc;
 
 use nvme_core::buffer::Buffer;
 use nvme_core::memory::DmaBuf;
-use nvme_core::nqn::{Nqn, Uuid};
-use nvme_e2e::{ChannelExt, LIMIT, Load, Pattern, persistent, wait_until};
+use nvme_core::nqn::Nqn;
+use nvme_core::transport::Transport;
+use nvme_e2e::{ChannelExt, LIMIT, Load, Pattern, host_options, persistent, wait_until};
 use nvme_mpath::{ChannelOptions, ControllerOptions, Head, Host, HostOptions};
 use nvme_pci::{Counters, PciTransport, Uio, Vfio, VfioUser};
 
 /// Bytes of a namespace that are used.
 const SPACE: u64 = 48 << 20;
 
-/// A host that knows every way to a function.
+/// Every way to a function.
+#[derive(Clone, Debug)]
+pub struct Ways([PciTransport; 3]);
+
+impl Ways {
+    /// New ones, that nothing has been counted on.
+    #[must_use]
+    pub fn new() -> Self {
+        Self([
+            PciTransport::new(Vfio::new()),
+            PciTransport::new(Uio::new()),
+            PciTransport::new(VfioUser::new()),
+        ])
+    }
+
+    /// A host that knows them, and TCP.
+    ///
+    /// # Panics
+    /// If there is no host to be had.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        let options = self.0.iter().cloned().fold(host_options(), HostOptions::transport);
+        Host::new(options).expect("a host")
+    }
+
+    /// What was counted on the way that `url` goes.
+    ///
+    /// # Panics
+    /// If none goes there.
+    #[must_use]
+    pub fn counters(&self, url: &str) -> Counters {
+        let scheme = url.split("://").next().unwrap_or_default();
+        let way = self.0.iter().find(|way| way.scheme() == scheme);
+        way.expect("a way that the URL goes").counters()
+    }
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A host that knows every way to a function, and TCP.
 ///
 /// # Panics
 /// If there is no host to be had.
 #[must_use]
 pub fn host() -> Host {
-    host_of(&ways())
-}
-
-fn ways() -> [PciTransport; 3] {
-    [
-        PciTransport::new(Vfio::new()),
-        PciTransport::new(Uio::new()),
-        PciTransport::new(VfioUser::new()),
-    ]
-}
-
-fn host_of(ways: &[PciTransport]) -> Host {
-    let options = HostOptions::new(Uuid(*b"nvme-host-tests!"));
-    let options = ways.iter().cloned().fold(options, HostOptions::transport);
-    Host::new(options).expect("a host")
+    Ways::new().host()
 }
 
 /// Writes and reads in memory of the host's, which no backend may copy: from before the controller
 /// was connected (`early`), and allocated now.
-fn in_place(host: &Host, ways: &[PciTransport], head: &Arc<Head>, early: DmaBuf) {
+fn in_place(host: &Host, ways: &Ways, head: &Arc<Head>, early: DmaBuf) {
     let counted = || {
-        let all = ways.iter().map(PciTransport::counters);
+        let all = ways.0.iter().map(PciTransport::counters);
         all.fold((0, 0), |(direct, bounced), c| (direct + c.direct, bounced + c.bounced))
     };
     let mut channel = host.channel(ChannelOptions::default()).expect("a channel");
@@ -77,13 +107,13 @@ pub fn head(host: &Host, url: &str, nqn: &str, nsid: u32, options: ControllerOpt
 /// Writes and reads memory that no backend may copy, then one block to 4 MiB, as far as the URL
 /// allows, at odd and even places, then has `queues` channels do
 /// so at once, 16 requests deep, while the controller is reset. Queues and data must be in the
-/// controller memory buffer if the URL says so.
+/// controller memory buffer if the URL says so. Gives what was counted.
 ///
 /// # Panics
 /// If anything is wrong.
-pub fn verified_io(url: &str, nqn: &str, nsid: u32, queues: usize) {
-    let ways = ways();
-    let host = host_of(&ways);
+pub fn verified_io(url: &str, nqn: &str, nsid: u32, queues: usize) -> Counters {
+    let ways = Ways::new();
+    let host = ways.host();
     let early = host.dma_buf(64 << 10).expect("memory");
     let head = head(&host, url, nqn, nsid, persistent());
     in_place(&host, &ways, &head, early);
@@ -116,9 +146,10 @@ pub fn verified_io(url: &str, nqn: &str, nsid: u32, queues: usize) {
     for load in loads {
         load.stop().assert_clean();
     }
-    let used = |count: fn(&Counters) -> u64| ways.iter().map(|w| count(&w.counters())).sum::<u64>();
-    assert_eq!(used(|c| c.cmb_queues) > 0, url.contains("cmb=sq"), "{url}: queues");
-    assert_eq!(used(|c| c.cmb_pools) > 0, url.contains("cmb=sq+data"), "{url}: data");
+    let used = ways.counters(url);
+    assert_eq!(used.cmb_queues > 0, url.contains("cmb=sq"), "{url}: queues");
+    assert_eq!(used.cmb_pools > 0, url.contains("cmb=sq+data"), "{url}: data");
     drop(head);
     host.shutdown_forced(LIMIT).expect("an end");
+    used
 }

@@ -2,11 +2,17 @@
 //! queue and nothing else, to test a backend alone, and verified I/O by the real one.
 
 mod admin;
+mod attach;
 mod check;
 mod failover;
 mod io;
+mod places;
+mod stall;
 
 pub use admin::Admin;
+pub use attach::attach;
 pub use check::{Abilities, Failure, Result, check};
 pub use failover::failover;
-pub use io::{head, host, verified_io};
+pub use io::{Ways, head, host, verified_io};
+pub use places::every_place;
+pub use stall::stall;

@@ -1,7 +1,10 @@
 //! Runs inside the guest, on one function, named by its URL.
 //!
 //! `nvme-pci-guest check URL SERIAL` checks the backend and prints what it can do.
-//! `nvme-pci-guest io URL NQN NSID QUEUES` has the driver do verified I/O.
+//! `nvme-pci-guest io URL NQN NSID QUEUES` has the driver do verified I/O, and prints what was counted.
+//! `nvme-pci-guest places URL NQN NSID` does so with data at every place of a page.
+//! `nvme-pci-guest stall URL NQN NSID GO` sits out a device that stalls while the file GO is there.
+//! `nvme-pci-guest attach URL NQN KNOWN NSID` attaches and detaches namespace NSID.
 //! `nvme-pci-guest failover NQN NSID URL URL STOP` runs a load whose paths come and go.
 //! `nvme-pci-guest hold URL` opens the function, says `open`, waits until it is taken away, says
 //! `asked`, and gives it up. With an error the exit status is 1 and the text says what did not hold.
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nvme_core::spec::registers::offset;
 use nvme_pci::{Backend, Location, Open, Uio, Vfio};
-use nvme_pci_guest::{Admin, Result, check, failover, verified_io};
+use nvme_pci_guest::{Admin, Result, attach, check, every_place, failover, stall, verified_io};
 
 /// The longest that a removal takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -28,18 +31,23 @@ fn main() -> ExitCode {
         ["hold", url] => open(url).and_then(|backend| hold(&backend)),
         ["io", url, nqn, nsid, queues] => match (nsid.parse(), queues.parse()) {
             (Ok(nsid), Ok(queues)) => {
-                verified_io(url, nqn, nsid, queues);
+                println!("{:?}", verified_io(url, nqn, nsid, queues));
                 Ok(())
             }
             _ => Err("NSID and QUEUES are numbers".into()),
         },
-        ["failover", nqn, nsid, first, second, stop] => match nsid.parse() {
-            Ok(nsid) => {
-                failover(nqn, nsid, [first, second], Path::new(stop));
-                Ok(())
-            }
-            Err(_) => Err("NSID is a number".into()),
-        },
+        ["places", url, nqn, nsid] => {
+            number(nsid).map(|nsid| println!("{:?}", every_place(url, nqn, nsid)))
+        }
+        ["stall", url, nqn, nsid, go] => {
+            number(nsid).map(|nsid| stall(url, nqn, nsid, Path::new(go)))
+        }
+        ["attach", url, nqn, known, nsid] => {
+            number(known).and_then(|known| number(nsid).map(|nsid| attach(url, nqn, known, nsid)))
+        }
+        ["failover", nqn, nsid, first, second, stop] => {
+            number(nsid).map(|nsid| failover(nqn, nsid, [first, second], Path::new(stop)))
+        }
         _ => {
             eprintln!("nvme-pci-guest: see the first lines of its source");
             return ExitCode::from(2);
@@ -52,6 +60,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn number(text: &str) -> Result<u32> {
+    Ok(text.parse().map_err(|_| format!("{text} is no number"))?)
 }
 
 fn open(url: &str) -> Result<Arc<dyn Backend>> {

@@ -13,26 +13,65 @@ fn boot_shared(disks: &Disks) -> Result<Guest> {
     boot_with(Config::for_two_controllers(disks))
 }
 
+/// What the program says that it counted under this name.
+fn counted(output: &str, name: &str) -> u64 {
+    let digits = output.rsplit(&format!("{name}: ")).next().unwrap_or_default();
+    let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("no {name} in {output}"))
+}
+
+/// Runs the program, which must succeed.
+fn succeeds(guest: &Guest, arguments: &str) -> Result<String> {
+    let output = run(guest, arguments)?;
+    assert!(output.success(), "{arguments}: {}", output.text);
+    Ok(output.text)
+}
+
 #[test]
 fn io_is_verified_on_every_backend() -> Result<()> {
     let disks = Disks::new("io", 2)?;
-    let guest = boot_shared(&disks)?;
-    let io = |url: &str, nsid: u32, queues: u32| -> Result<()> {
-        let output = run(&guest, &format!("io '{url}' {NQN} {nsid} {queues}"))?;
-        assert!(output.success(), "{url} {nsid} {queues}: {}", output.text);
-        Ok(())
+    let mut config = Config::for_two_controllers(&disks);
+    let trace = ["-trace".to_owned(), "pci_nvme_dbbuf_config".to_owned()];
+    config.qemu_arguments.extend(trace);
+    let guest = boot_with(config)?;
+    let configured = || guest.console().matches("pci_nvme_dbbuf_config").count();
+    let io = |url: &str, nsid: u32, queues: u32| -> Result<String> {
+        succeeds(&guest, &format!("io '{url}' {NQN} {nsid} {queues}"))
     };
     guest.bind_function(FIRST, "vfio-pci")?;
-    let vfio = format!("vfio://{FIRST}");
-    for (parameters, nsid, queues) in
-        [("poll=1", 1, 1), ("irq=1", 1, 4), ("irq=1&sgl=0", 2, 1), ("poll=1&sgl=4096", 2, 4)]
-    {
-        io(&format!("{vfio}?max_transfer=4194304&{parameters}"), nsid, queues)?;
-    }
     guest.bind_function(SECOND, "uio_pci_generic")?;
+    let vfio = format!("vfio://{FIRST}");
     let uio = format!("uio://{SECOND}");
-    io(&uio, 1, 1)?;
-    io(&format!("{uio}?sgl=0"), 2, 4)
+    // By looking and by interrupt, with SGLs and without, with doorbells in memory and without. QEMU
+    // can do all of these, so that they must be used when they may.
+    for (url, parameters, nsid, queues) in [
+        (&vfio, "poll=1", 1, 1),
+        (&vfio, "irq=1", 1, 4),
+        (&vfio, "irq=1&sgl=0&shadow=0", 2, 1),
+        (&vfio, "poll=1&sgl=4096", 2, 4),
+        (&uio, "poll=1", 1, 1),
+        (&uio, "sgl=0", 2, 4),
+    ] {
+        let before = configured();
+        let more = format!("max_transfer=4194304&{parameters}");
+        let told = io(&format!("{url}?{more}"), nsid, queues)?;
+        // Told to the controller when it is enabled, and once more after the reset. It asks for a
+        // write to the register whenever it has caught up, so that few are saved, if any.
+        let times = if parameters.contains("shadow=0") { 0 } else { 2 };
+        assert_eq!(configured() - before, times, "{parameters}: {}", guest.console());
+        let used = counted(&told, " sgl") > 0;
+        assert_eq!(used, !parameters.contains("sgl=0"), "{parameters}: {told}");
+    }
+    // A function without interrupts says so.
+    let output = run(&guest, &format!("io '{uio}?irq=1' {NQN} 1 1"))?;
+    assert!(!output.success() && output.text.contains("interrupt"), "{}", output.text);
+    // Data at every place of a page: in place where PRPs can name it, by way of a copy elsewhere.
+    for (url, nsid) in [(&vfio, 1), (&vfio, 2), (&uio, 1)] {
+        let told = succeeds(&guest, &format!("places '{url}?poll=1&sgl=0' {NQN} {nsid}"))?;
+        assert!(counted(&told, "direct") >= 2 * 1024, "{told}");
+        assert!(counted(&told, "bounced") >= 2 * 8, "{told}");
+    }
+    Ok(())
 }
 
 #[test]
