@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nvme_core::buffer::Buffer;
 use nvme_e2e::{ChannelExt, LIMIT, Pattern, persistent, wait_until};
-use nvme_mpath::{ChannelOptions, Event, IoRequest};
+use nvme_mpath::{ChannelOptions, Event, Events, IoRequest};
 
 use crate::io::{head, host};
 
@@ -20,9 +20,8 @@ const IO_TIMEOUT: Duration = Duration::from_secs(2);
 const BOUND: Duration = Duration::from_secs(150);
 
 /// Says `ready`; once the file `go` is there, which says that the device is slow now, has reads under
-/// way until they end, over however many resets. Tells what happened to the controller, says
-/// `ended`, waits until `go` is gone and the device is fast again, and sees that nobody has written
-/// to a buffer that had come back.
+/// way until they end, over however many resets. Tells what happens to the controller, says `ended`,
+/// waits until `go` is gone, and sees that nobody has written to a buffer that had come back.
 ///
 /// # Panics
 /// If anything is wrong.
@@ -62,20 +61,14 @@ pub fn stall(url: &str, nqn: &str, nsid: u32, go: &Path) {
             buffer.as_mut_slice().fill(POISON);
             back.push(completion.buffer);
         }
+        tell(&events);
         std::thread::sleep(Duration::from_millis(1));
     }
-    for event in std::iter::from_fn(|| events.try_next()) {
-        match event.event {
-            Event::ControllerState { from, to, .. } => println!("state {from:?} {to:?}"),
-            Event::ControllerFailed { error, .. } => println!("failed {error}"),
-            Event::ControllerTrouble { error, .. } => println!("trouble {error}"),
-            _ => {}
-        }
-    }
+    tell(&events);
     let reconnects: u64 = host.controllers().iter().map(|c| c.reconnects()).sum();
     println!("reconnects {reconnects}");
     println!("ended");
-    wait_until("the device to be fast again", || !go.exists());
+    wait_until("the device to have ended everything", || !go.exists());
     for n in 0..COUNT as u64 {
         channel.check(&head, n * blocks, LEN, pattern);
     }
@@ -84,4 +77,16 @@ pub fn stall(url: &str, nqn: &str, nsid: u32, go: &Path) {
     println!("clean");
     drop((channel, back, head));
     host.shutdown_forced(LIMIT).expect("an end");
+}
+
+/// Says what has happened to the controller.
+fn tell(events: &Events) {
+    for event in std::iter::from_fn(|| events.try_next()) {
+        match event.event {
+            Event::ControllerState { from, to, .. } => println!("state {from:?} {to:?}"),
+            Event::ControllerFailed { error, .. } => println!("failed {error}"),
+            Event::ControllerTrouble { error, .. } => println!("trouble {error}"),
+            _ => {}
+        }
+    }
 }

@@ -4,3 +4,4 @@ mod backends;
 mod cmb;
 mod common;
 mod driver;
+mod events;
