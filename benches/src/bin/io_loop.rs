@@ -3,7 +3,7 @@
 //! `io_loop read|write BYTES DEPTH COUNT URL…` or `io_loop target LISTENERS` (prints its URLs and
 //! waits for the end of its input). The cost of one I/O is the slope between two counts.
 //!
-//! `io_loop bare BYTES DEPTH COUNT` and `io_loop head BYTES DEPTH COUNT PATHS` read
+//! `io_loop bare BYTES DEPTH COUNT` and `io_loop head BYTES DEPTH COUNT PATHS [POLICY]` read
 //! from queues that answer at once ([`nvme_host_benches::instant`]): what the head costs over a bare
 //! queue is the difference of their slopes.
 
@@ -18,7 +18,7 @@ use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, Data, Queue};
 use nvme_host_benches::instant::{InstantQueue, InstantTransport};
 use nvme_host_benches::{Rig, SUBNQN, target};
-use nvme_mpath::{HostOptions, IoOp};
+use nvme_mpath::{HostOptions, IoOp, PathPolicy};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -47,9 +47,12 @@ fn main() -> ExitCode {
             Some([bytes, depth, count]) => bare(*bytes, *depth, *count as u64),
             _ => usage(),
         },
-        ["head", bytes, depth, count, paths] => {
-            match numbers(&[bytes, depth, count, paths]).as_deref() {
-                Some([bytes, depth, count, paths]) => head(*bytes, *depth, *count as u64, *paths),
+        ["head", bytes, depth, count, paths, policy @ ..] => {
+            let policy = policy.first().copied().unwrap_or("round-robin").parse();
+            match (numbers(&[bytes, depth, count, paths]).as_deref(), policy) {
+                (Some([bytes, depth, count, paths]), Ok(policy)) => {
+                    head(*bytes, *depth, *count as u64, *paths, policy)
+                }
                 _ => usage(),
             }
         }
@@ -62,12 +65,13 @@ fn numbers(words: &[&str]) -> Option<Vec<usize>> {
 }
 
 /// Reads through a head of `paths` paths.
-fn head(bytes: usize, depth: usize, count: u64, paths: usize) -> ExitCode {
+fn head(bytes: usize, depth: usize, count: u64, paths: usize, policy: PathPolicy) -> ExitCode {
     let target = target(paths);
     let url = |i| target.addr(i).map(|addr| format!("tcp://{addr}/{SUBNQN}"));
     let Ok(urls) = (0..paths).map(url).collect::<Result<Vec<_>, _>>() else { return usage() };
     let options = HostOptions::new(Uuid(*b"nvme-host-bench!"));
     let mut rig = Rig::with(options.transport(InstantTransport::default()), &urls, SUBNQN);
+    rig.head.set_policy(Some(policy));
     rig.run(IoOp::Read, bytes, depth, count);
     ExitCode::SUCCESS
 }
