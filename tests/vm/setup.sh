@@ -29,6 +29,12 @@ needed=(
     make:/usr/bin/make
     # The fuzz targets link libFuzzer, which is C++.
     g++:/usr/bin/g++
+    # The C library: compilers, checkers, its binary interface.
+    clang:/usr/bin/clang
+    valgrind:/usr/bin/valgrind
+    abigail-tools:/usr/bin/abidiff
+    pkg-config:/usr/bin/pkg-config
+    binutils:/usr/bin/nm
 )
 
 # The plain `busybox` package owns the same path, so the file alone says nothing.
