@@ -230,6 +230,33 @@ pub struct QueueParams {
     pub open_timeout: Duration,
 }
 
+/// The host memory buffer that a controller asks for (`NVMe 2.1 §8.2.3`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostMemoryRequest {
+    /// Bytes that are to be given, a multiple of 4 KiB.
+    pub preferred: u64,
+    /// Bytes below which the buffer is of no use, a multiple of 4 KiB, at most `preferred`.
+    pub least: u64,
+    /// Least bytes of each piece that is one on the bus; 0: any.
+    pub least_piece: u64,
+    /// Most pieces; `None`: any number.
+    pub most_pieces: Option<u16>,
+}
+
+/// A host memory buffer, as the controller is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostMemory {
+    /// Bytes of all pieces.
+    pub bytes: u64,
+    /// Where the list of pieces is for the device, a multiple of 16.
+    pub list: u64,
+    /// Pieces.
+    pub pieces: u32,
+    /// It is the buffer that the controller had before: the same pieces at the same addresses, with
+    /// what the controller left in them.
+    pub returned: bool,
+}
+
 /// One attempt to reach one controller, and what became of it. Owned by the control plane.
 ///
 /// Dropping it does what [`Association::kill`] does.
@@ -267,6 +294,20 @@ pub trait Association: Send {
 
     /// The largest data that one command can move, in bytes, if the transport has a limit.
     fn max_transfer(&self) -> Option<usize>;
+
+    /// Memory for the controller's own use, which the device reaches until it has been stopped
+    /// ([`Association::stopping`]) and which nobody else touches meanwhile. At most once per
+    /// association. `None` where the transport has no such memory, or none that is as asked for.
+    ///
+    /// # Errors
+    /// [`TransportError::Memory`] if there is not enough of it.
+    fn host_memory(
+        &mut self,
+        request: HostMemoryRequest,
+    ) -> Result<Option<HostMemory>, TransportError> {
+        let _ = request;
+        Ok(None)
+    }
 }
 
 /// The address of one controller. Cheap to clone by its `Arc`.

@@ -69,6 +69,7 @@ pub(crate) struct Facts {
     /// The namespaces have been looked at since the controller was last live.
     pub(crate) scanned: bool,
     pub(crate) reconnects: u64,
+    pub(crate) host_memory: u64,
 }
 
 impl Facts {
@@ -80,6 +81,7 @@ impl Facts {
             removed: None,
             scanned: false,
             reconnects: 0,
+            host_memory: 0,
         }
     }
 }
@@ -139,6 +141,12 @@ impl Controller {
     #[must_use]
     pub fn reconnects(&self) -> u64 {
         self.status.facts.lock().reconnects
+    }
+
+    /// Bytes of the host memory buffer that the controller has now (`NVMe 2.1 §8.2.3`); 0: none.
+    #[must_use]
+    pub fn host_memory(&self) -> u64 {
+        self.status.facts.lock().host_memory
     }
 
     /// Waits until the controller is live and its namespaces have been looked at.

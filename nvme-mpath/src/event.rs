@@ -64,7 +64,8 @@ pub enum Event {
         error: ControllerError,
     },
     /// Something failed on a controller that goes on all the same: a scan of its namespaces, or a
-    /// read of its ANA log. It is tried again.
+    /// read of its ANA log, which is tried again; an I/O queue or a host memory buffer, without which
+    /// it is used.
     ControllerTrouble {
         /// Which.
         controller: ControllerId,

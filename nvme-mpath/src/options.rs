@@ -129,6 +129,11 @@ pub struct ControllerOptions {
     pub on_timeout: TimeoutPolicy,
     /// Limit of opening one queue. Default 10 s.
     pub connect_timeout: Duration,
+    /// The largest host memory buffer that a controller without memory of its own is given
+    /// (`NVMe 2.1 §8.2.3`), in bytes; 0: none. The memory stays pinned for as long as the controller
+    /// is used, and counts against `RLIMIT_MEMLOCK`; if that is in the way, the controller goes
+    /// without. Default 64 MiB, which is what such drives ask for; most of them ask for nothing.
+    pub host_memory: u64,
 }
 
 /// What is done about a command that is not answered in time, after its queue has been looked at once
@@ -192,6 +197,7 @@ impl Default for ControllerOptions {
             admin_timeout: Duration::from_secs(60),
             on_timeout: TimeoutPolicy::default(),
             connect_timeout: Duration::from_secs(10),
+            host_memory: 64 << 20,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::backend::{Backend, BackendError};
 use crate::cmb::Cmb;
 use crate::counters::Ledger;
 use crate::dma::PAGE;
+use crate::hmb::HostBuffer;
 use crate::options::{Notice, Options};
 use crate::pair::Pair;
 use crate::region::RegionMap;
@@ -72,6 +73,8 @@ pub(crate) struct Device {
     shadow: OnceLock<Arc<Shadow>>,
     /// The controller memory buffer, if it is to be used and there is one.
     cmb: OnceLock<Option<Cmb>>,
+    /// The host memory buffer.
+    buffer: Mutex<Option<HostBuffer>>,
     /// Queues whose owner has dropped them while the controller may still use their memory.
     yard: Mutex<Vec<(u16, Pair)>>,
 }
@@ -121,6 +124,7 @@ impl Device {
             regions_changed: AtomicU64::new(0),
             shadow: OnceLock::new(),
             cmb: OnceLock::new(),
+            buffer: Mutex::default(),
             yard: Mutex::default(),
         })
     }
@@ -300,7 +304,7 @@ impl Device {
         {
             let _one_at_a_time = self.stopping.lock();
             if self.disable(Duration::ZERO) {
-                return self.finish_stop();
+                return self.finish_stop(true);
             }
         }
         let device = Arc::clone(self);
@@ -361,18 +365,28 @@ impl Device {
             true => Duration::ZERO,
             false => told.min(self.options.disable_limit),
         };
-        let stopped = self.disable(limit) || self.cut_off();
+        let reset = self.disable(limit) || self.backend.reset().is_ok();
+        let stopped = reset || self.cut_off();
         if stopped {
-            self.finish_stop();
+            self.finish_stop(reset);
         }
         stopped
     }
 
-    fn finish_stop(&self) {
+    /// `reset`: the controller was, and forgets nothing else.
+    fn finish_stop(&self, reset: bool) {
         self.stopped.store(true, Ordering::Release);
         self.backend.close();
         let freed = std::mem::take(&mut *self.yard.lock());
         drop(freed);
+        if let Some(buffer) = self.buffer.lock().take() {
+            buffer.put_back(reset);
+        }
+    }
+
+    /// Keeps the host memory buffer until the controller has been stopped.
+    pub fn keep_buffer(&self, buffer: HostBuffer) {
+        *self.buffer.lock() = Some(buffer);
     }
 
     /// CC.EN = 0, and CSTS.RDY = 0 within `limit` (NVMe 2.1 §3.5.4).
@@ -399,9 +413,9 @@ impl Device {
         }
     }
 
+    /// The function is gone, or is not let at memory any more.
     fn cut_off(&self) -> bool {
-        let done = |result| matches!(result, Ok(()) | Err(BackendError::Gone { .. }));
-        done(self.backend.reset()) || done(self.backend.set_bus_master(false))
+        matches!(self.backend.set_bus_master(false), Ok(()) | Err(BackendError::Gone { .. }))
     }
 
     /// Keeps the memory of a queue that its owner has dropped, for as long as the controller may use
@@ -425,7 +439,7 @@ impl Drop for Device {
         if !self.stop() {
             // The controller cannot be stopped. What it may write to must stay what it is.
             std::mem::forget(std::mem::take(&mut *self.yard.lock()));
-            std::mem::forget((self.shadow.take(), self.cmb.take()));
+            std::mem::forget((self.shadow.take(), self.cmb.take(), self.buffer.lock().take()));
             std::mem::forget(std::mem::take(&mut *self.regions.lock()));
         }
     }

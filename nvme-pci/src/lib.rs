@@ -18,6 +18,7 @@ mod device;
 mod dma;
 #[cfg(any(test, feature = "mem"))]
 mod heap;
+mod hmb;
 #[cfg(feature = "mem")]
 pub mod mem;
 mod mmio;

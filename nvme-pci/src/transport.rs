@@ -7,13 +7,14 @@ use nvme_core::memory::{Memory, MemoryKind};
 use nvme_core::spec::registers::offset;
 use nvme_core::time::Instant;
 use nvme_core::transport::{
-    Association, Endpoint, Queue, QueueParams, Registers, Transport, TransportError, TransportKind,
-    UrlError,
+    Association, Endpoint, HostMemory, HostMemoryRequest, Queue, QueueParams, Registers, Transport,
+    TransportError, TransportKind, UrlError,
 };
 
 use crate::backend::{BackendError, Open};
 use crate::counters::{Counters, Ledger};
 use crate::device::{Device, is_absent};
+use crate::hmb::{HostBuffer, Shelf};
 use crate::options::Options;
 use crate::queue::{POLL_STOPPING, PciQueue, announce_admin_queue};
 use crate::region::Registry;
@@ -93,7 +94,8 @@ impl Transport for PciTransport {
             parse().map_err(|reason| UrlError { url: url.chars().take(256).collect(), reason })?;
         let address = format!("{scheme}://{}", location.device);
         let shared = Arc::clone(&self.shared);
-        Ok(Arc::new(PciEndpoint { shared, location, options, address }))
+        let shelf = Arc::default();
+        Ok(Arc::new(PciEndpoint { shared, location, options, address, shelf }))
     }
 
     fn memory_kind(&self) -> MemoryKind {
@@ -127,6 +129,8 @@ struct PciEndpoint {
     location: Location,
     options: Options,
     address: String,
+    /// The host memory buffer between two associations.
+    shelf: Arc<Shelf>,
 }
 
 impl Endpoint for PciEndpoint {
@@ -151,7 +155,8 @@ impl Endpoint for PciEndpoint {
         let ledger = Arc::clone(&self.shared.ledger);
         let device = Arc::new(Device::new(backend, self.options.clone(), ledger)?);
         self.shared.registry.add_device(&device);
-        Ok(Box::new(PciAssociation { device }))
+        let (shelf, kind) = (Arc::clone(&self.shelf), self.shared.open.memory_kind());
+        Ok(Box::new(PciAssociation { device, shelf, kind }))
     }
 }
 
@@ -159,6 +164,9 @@ impl Endpoint for PciEndpoint {
 #[derive(Debug)]
 struct PciAssociation {
     device: Arc<Device>,
+    shelf: Arc<Shelf>,
+    /// What memory must be for the function to reach it.
+    kind: MemoryKind,
 }
 
 impl Association for PciAssociation {
@@ -209,6 +217,20 @@ impl Association for PciAssociation {
 
     fn max_transfer(&self) -> Option<usize> {
         Some(self.device.options().max_transfer)
+    }
+
+    fn host_memory(
+        &mut self,
+        request: HostMemoryRequest,
+    ) -> Result<Option<HostMemory>, TransportError> {
+        if self.device.is_dead() {
+            return Err(self.device.reason());
+        }
+        let buffer = HostBuffer::new(self.device.backend(), self.kind, request, &self.shelf)?;
+        Ok(buffer.map(|(buffer, given)| {
+            self.device.keep_buffer(buffer);
+            given
+        }))
     }
 }
 

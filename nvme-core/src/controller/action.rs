@@ -9,7 +9,7 @@ use crate::controller::{ControllerInstance, CrossReset, State};
 use crate::nqn::Nqn;
 use crate::spec::{Cqe, Sqe, Status};
 use crate::time::{Duration, Instant};
-use crate::transport::{Data, QueueParams, Tag, TransportError};
+use crate::transport::{Data, HostMemoryRequest, QueueParams, Tag, TransportError};
 
 /// One thing for the driver to do, in the order given.
 #[derive(Debug)]
@@ -66,6 +66,10 @@ pub enum Action {
         /// The value.
         value: u64,
     },
+    /// Get memory for the controller's own use
+    /// ([`Association::host_memory`](crate::transport::Association::host_memory)), and pass what
+    /// comes of it to [`host_memory`](super::Controller::host_memory).
+    HostMemory(HostMemoryRequest),
     /// An I/O queue is connected: set its in-capsule data size and hand it to its owner.
     QueueLive {
         /// The queue.
@@ -136,6 +140,18 @@ pub enum ControllerEvent {
     QueueRefused {
         /// The queue.
         qid: u16,
+        /// Why.
+        error: ControllerError,
+    },
+    /// The controller has a host memory buffer (`NVMe 2.1 §8.2.3`). Comes before `Live`.
+    HostMemory {
+        /// Its size.
+        bytes: u64,
+        /// It is the one that the controller had before it was reset, with what was in it.
+        returned: bool,
+    },
+    /// The controller asks for a host memory buffer, and is used without one.
+    HostMemoryRefused {
         /// Why.
         error: ControllerError,
     },

@@ -10,7 +10,7 @@ use super::passthrough::Passthrough;
 use crate::buffer::Buffer;
 use crate::spec::{Cqe, Sqe, Status};
 use crate::time::{Duration, Instant, earlier};
-use crate::transport::{Completion, Data, Tag};
+use crate::transport::{Completion, Data, HostMemory, Tag};
 
 /// Slots of the admin queue that are kept for Keep Alive, Asynchronous Event Request and Abort, so
 /// that none waits behind a scan or a flood of passthrough commands.
@@ -34,6 +34,8 @@ pub(super) enum Purpose {
     Independent(u32),
     Namespace(u32),
     AnaLog,
+    HostMemory(HostMemory),
+    HostMemoryOff,
     IoConnect(u16),
     DeleteSq(u16),
     DeleteCq(u16),
@@ -64,6 +66,7 @@ impl Purpose {
             Self::Independent(_) => "Identify (I/O Command Set Independent Namespace)",
             Self::Namespace(_) => "Identify Namespace",
             Self::AnaLog => "Get Log Page (Asymmetric Namespace Access)",
+            Self::HostMemory(_) | Self::HostMemoryOff => "Set Features (Host Memory Buffer)",
             Self::IoConnect(_) => "Connect of an I/O queue",
             Self::DeleteSq(_) => "Delete I/O Submission Queue",
             Self::DeleteCq(_) => "Delete I/O Completion Queue",
@@ -287,7 +290,10 @@ impl Controller {
 
     fn dispatch(&mut self, now: Instant, purpose: Purpose, cqe: &Cqe, data: Data) {
         if matches!(self.phase, Phase::ShuttingDown(_))
-            && !matches!(purpose, Purpose::RegisterRead | Purpose::RegisterWrite)
+            && !matches!(
+                purpose,
+                Purpose::RegisterRead | Purpose::RegisterWrite | Purpose::HostMemoryOff
+            )
         {
             return;
         }
@@ -316,6 +322,8 @@ impl Controller {
             Purpose::Independent(nsid) => self.independent_read(now, nsid, answer),
             Purpose::Namespace(nsid) => self.namespace_read(now, nsid, answer),
             Purpose::AnaLog => self.ana_read(now, answer),
+            Purpose::HostMemory(given) => self.host_memory_enabled(now, given, cqe.status()),
+            Purpose::HostMemoryOff => self.host_memory_disabled(now),
             Purpose::IoConnect(qid) => self.io_queue_connected(now, qid, cqe.status()),
             Purpose::DeleteSq(qid) => self.delete_cq(now, qid),
             Purpose::DeleteCq(qid) => self.io_queue_deleted(now, qid),

@@ -45,6 +45,7 @@ pub(super) enum Step {
     NumberOfQueues,
     Events,
     Ana,
+    HostMemory,
     IoQueues,
 }
 
@@ -81,7 +82,7 @@ impl Controller {
         self.link.poll_at = None;
     }
 
-    fn limit(&mut self, now: Instant, what: &'static str, limit: Duration) {
+    pub(super) fn limit(&mut self, now: Instant, what: &'static str, limit: Duration) {
         self.link.limit = Some(Limit { at: now + limit, what, limit });
     }
 

@@ -41,6 +41,8 @@ pub struct ControllerConfig {
     pub abort_timeout: Duration,
     /// Limit of opening one queue and of its Connect command. Default 10 s.
     pub connect_timeout: Duration,
+    /// The largest host memory buffer, in bytes; 0: none. Default 64 MiB.
+    pub host_memory: u64,
     /// Seed of the jitter, so that a simulation can repeat it.
     pub seed: u64,
 }
@@ -65,6 +67,7 @@ impl ControllerConfig {
             abort_admin: false,
             abort_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
+            host_memory: 64 << 20,
             seed: 0,
         }
     }

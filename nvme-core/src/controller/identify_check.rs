@@ -7,6 +7,7 @@ use super::admin::Purpose;
 use super::bringup::Step;
 use super::config::ControllerConfig;
 use super::cross_reset::ControllerInstance;
+use super::host_memory;
 use super::machine::Controller;
 use crate::buffer::Buffer;
 use crate::nqn::Nqn;
@@ -18,7 +19,7 @@ use crate::spec::identify::{
 use crate::spec::registers::{Cap, Version};
 use crate::spec::{Cqe, Sqe, Status};
 use crate::time::{Duration, Instant};
-use crate::transport::{Data, TransportKind};
+use crate::transport::{Data, HostMemoryRequest, TransportKind};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Most bytes of write data that go inside a command capsule, whatever the controller offers.
@@ -53,6 +54,8 @@ pub(super) struct Identified {
     pub(super) instance: Option<ControllerInstance>,
     pub(super) cross_resets: u8,
     pub(super) shutdown: Duration,
+    /// The host memory buffer that it would like.
+    pub(super) host_memory: Option<HostMemoryRequest>,
     /// Highest NSID.
     pub(super) highest_nsid: u32,
     pub(super) in_capsule: usize,
@@ -133,6 +136,7 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         // Prohibited in memory (NVMe 2.3 §5.4.3).
         cross_resets: if fabrics { id.ccrl } else { 0 },
         shutdown: Duration::from_micros(id.rtd3e.get().into()),
+        host_memory: if fabrics { None } else { host_memory::wanted(id, config.host_memory) },
         highest_nsid: id.nn.get(),
         in_capsule,
         discovery,
@@ -303,8 +307,7 @@ impl Controller {
     /// ANA states are known, or the controller has none.
     pub(super) fn ana_known(&mut self, now: Instant) {
         if self.at(Step::Ana) {
-            self.enter(Step::IoQueues);
-            self.open_io_queues(now);
+            self.give_host_memory(now);
         }
     }
 }

@@ -283,6 +283,8 @@ impl Controller {
             return;
         }
         if self.wanted.contains(&qid) && self.link.io.queues.contains_key(&qid) {
+            // The next attempt leaves to the queues what the controller would have got.
+            self.spare_memory |= local && opening && self.link.host_memory;
             self.fail(now, ControllerError::Transport(error));
         } else {
             self.link.io.queues.remove(&qid);

@@ -57,6 +57,8 @@ pub(super) struct Link {
     pub(super) ana: AnaReader,
     pub(super) scan: Scan,
     pub(super) cross: CrossResets,
+    /// The controller has a host memory buffer.
+    pub(super) host_memory: bool,
     /// The controller said that it has shut down (`CSTS.SHST`): it executes nothing any more.
     pub(super) shut_down: bool,
 }
@@ -83,6 +85,7 @@ impl Default for Link {
             ana: AnaReader::default(),
             scan: Scan::default(),
             cross: CrossResets::default(),
+            host_memory: false,
             shut_down: false,
         }
     }

@@ -42,6 +42,9 @@ pub struct Controller {
     pub(super) link: Link,
     pub(super) info: Option<Arc<ControllerInfo>>,
     pub(super) namespaces: Namespaces,
+    /// A queue could not be opened for want of memory while the controller had a host memory buffer,
+    /// which is therefore left out from now on.
+    pub(super) spare_memory: bool,
     /// I/O queues that channels need, whether they can be had or not.
     pub(super) wanted: BTreeSet<u16>,
 }
@@ -82,6 +85,7 @@ impl Controller {
             link: Link::default(),
             info: None,
             namespaces: Namespaces::default(),
+            spare_memory: false,
             wanted: BTreeSet::new(),
         }
     }

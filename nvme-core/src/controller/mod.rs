@@ -27,6 +27,7 @@ mod bringup;
 mod config;
 mod cross_reset;
 mod events;
+mod host_memory;
 mod identify_check;
 mod io_queues;
 mod jitter;

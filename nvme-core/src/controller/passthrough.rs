@@ -46,8 +46,11 @@ impl Effect {
 }
 
 /// Commands that only the controller layer itself may send: another one would take its queues or
-/// its one event request away.
+/// its one event request away, or have the controller write to memory that is none of its.
 fn is_reserved(sqe: &Sqe) -> bool {
+    if AdminOpcode(sqe.opcode) == AdminOpcode::SET_FEATURES {
+        return sqe.cdw10.get() as u8 == fid::HOST_MEMORY_BUFFER;
+    }
     matches!(
         AdminOpcode(sqe.opcode),
         AdminOpcode::CREATE_IO_CQ

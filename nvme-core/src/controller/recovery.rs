@@ -210,6 +210,7 @@ impl Controller {
                 | Action::OpenQueue(_)
                 | Action::ReadRegister { .. }
                 | Action::WriteRegister { .. }
+                | Action::HostMemory(_)
                 | Action::QueueLive { .. }
                 | Action::Abort { .. }
                 | Action::Teardown => {}

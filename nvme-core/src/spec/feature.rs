@@ -1,6 +1,6 @@
 //! Features: identifiers and values (NVMe 2.1 §5.1.25).
 
-use zerocopy::little_endian::U16;
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Feature identifiers.
@@ -133,6 +133,46 @@ impl NumberOfQueues {
     #[must_use]
     pub fn queue_pairs(self) -> u32 {
         self.submission.min(self.completion)
+    }
+}
+
+/// Flags of Host Memory Buffer, dword 11 (NVMe 2.1 §5.1.25.2.4).
+pub mod host_memory {
+    /// The controller may use the memory.
+    pub const ENABLE: u32 = 1 << 0;
+    /// It is the memory that the controller had before, unchanged.
+    pub const RETURN: u32 = 1 << 1;
+}
+
+/// A piece of the host memory buffer, 16 bytes (NVMe 2.1 §5.1.25.2.4).
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+    Unaligned,
+)]
+#[repr(C)]
+pub struct HostMemoryPiece {
+    /// Bus address, a multiple of the page size (CC.MPS).
+    pub address: U64,
+    /// Pages (CC.MPS).
+    pub pages: U32,
+    reserved12: [u8; 4],
+}
+layout!(HostMemoryPiece, 16, address @ 0, pages @ 8, reserved12 @ 12);
+
+impl HostMemoryPiece {
+    /// `pages` pages from `address` on.
+    #[must_use]
+    pub fn new(address: u64, pages: u32) -> Self {
+        Self { address: address.into(), pages: pages.into(), reserved12: [0; 4] }
     }
 }
 

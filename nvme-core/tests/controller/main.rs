@@ -5,6 +5,7 @@ mod bringup;
 mod chaos;
 mod cross_reset;
 mod events;
+mod host_memory;
 mod keep_alive;
 mod model;
 mod recovery;

@@ -10,7 +10,9 @@ use nvme_core::controller::{Action, Controller, ControllerConfig, ControllerEven
 use nvme_core::nqn::{Nqn, Uuid};
 use nvme_core::spec::{Cqe, Sqe, Status};
 use nvme_core::time::{Duration, Instant};
-use nvme_core::transport::{Completion, Data, QueueSetup, Tag, TransportError, TransportKind};
+use nvme_core::transport::{
+    Completion, Data, HostMemory, HostMemoryRequest, QueueSetup, Tag, TransportError, TransportKind,
+};
 
 use crate::model::{Answer, Model};
 
@@ -47,6 +49,8 @@ pub struct Held {
 }
 
 /// Answers a command in the model's place, or leaves it to the model.
+pub type HostMemorySource =
+    Box<dyn FnMut(HostMemoryRequest) -> Result<Option<HostMemory>, TransportError>>;
 pub type Hook = Box<dyn FnMut(u16, &Sqe) -> Option<Answer>>;
 
 pub struct Rig {
@@ -65,6 +69,8 @@ pub struct Rig {
     pub hook: Option<Hook>,
     /// Changes what the model answers.
     pub mangle: Option<Box<dyn FnMut(Answer) -> Answer>>,
+    /// Where memory for the controller comes from.
+    pub host_memory: Option<HostMemorySource>,
     pub held: Vec<Held>,
     pub live_queues: BTreeSet<u16>,
     pub associations: u32,
@@ -90,6 +96,7 @@ impl Rig {
             registers: Transport::Works,
             hook: None,
             mangle: None,
+            host_memory: None,
             held: Vec::new(),
             live_queues: BTreeSet::new(),
             associations: 0,
@@ -219,6 +226,11 @@ impl Rig {
             Action::WriteRegister { offset, value, .. } => {
                 assert!(self.present, "a register of no association");
                 self.model.write_register(offset, value);
+            }
+            Action::HostMemory(request) => {
+                assert!(self.present, "memory for no association");
+                let given = self.host_memory.as_mut().map(|give| give(request));
+                self.ctrl.host_memory(self.now, given.unwrap_or(Ok(None)));
             }
             Action::QueueLive { qid, .. } => {
                 assert!(self.present, "a live queue of no association");

@@ -46,6 +46,13 @@ impl Control {
                         None
                     });
                 }
+                Action::HostMemory(request) => {
+                    if let Some(slot) = self.slots[at].as_mut() {
+                        let association = slot.association.as_mut();
+                        let given = association.map_or(Ok(None), |a| a.host_memory(request));
+                        slot.machine.host_memory(now, given);
+                    }
+                }
                 Action::QueueLive { qid, in_capsule } => {
                     if let Some(slot) = self.slots[at].as_mut() {
                         slot.in_capsule = in_capsule;
@@ -308,6 +315,7 @@ impl Control {
                     slot.fail_fast = false;
                 } else {
                     facts.scanned = false;
+                    facts.host_memory = 0;
                 }
                 drop(facts);
                 if tell {
@@ -350,8 +358,12 @@ impl Control {
             }
             ControllerEvent::ScanFailed { error }
             | ControllerEvent::AnaFailed { error }
+            | ControllerEvent::HostMemoryRefused { error }
             | ControllerEvent::QueueRefused { error, .. } => {
                 self.emit(now, &Event::ControllerTrouble { controller, address, error });
+            }
+            ControllerEvent::HostMemory { bytes, .. } => {
+                slot.status.facts.lock().host_memory = bytes;
             }
             ControllerEvent::CrossReset { user, outcome } => self.reset_ended(user, outcome, now),
             ControllerEvent::Abort { qid, cid, outcome } => {

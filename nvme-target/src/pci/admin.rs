@@ -36,6 +36,12 @@ impl Engine {
             AdminOpcode::DELETE_IO_SQ => self.delete_sq(sqe),
             AdminOpcode::DELETE_IO_CQ => self.delete_cq(sqe),
             AdminOpcode::DOORBELL_BUFFER_CONFIG if self.config.shadow => self.set_shadow(sqe),
+            AdminOpcode::SET_FEATURES
+                if self.config.host_memory.preferred != 0
+                    && sqe.cdw10.get() as u8 == fid::HOST_MEMORY_BUFFER =>
+            {
+                self.set_host_memory(memory, sqe)
+            }
             _ => return self.run_model(memory, sqe).transpose(),
         };
         Some(done.map(|()| 0))
@@ -85,8 +91,13 @@ impl Engine {
         let controller = AdminOpcode(sqe.opcode) == AdminOpcode::IDENTIFY
             && sqe.cdw10.get() as u8 == cns::CONTROLLER;
         let id = IdentifyController::mut_from_prefix(page);
-        if let (true, true, Ok((id, _))) = (controller, self.config.shadow, id) {
-            id.oacs = (id.oacs.get() | DOORBELL_BUFFERS).into();
+        if let (true, Ok((id, _))) = (controller, id) {
+            if self.config.shadow {
+                id.oacs = (id.oacs.get() | DOORBELL_BUFFERS).into();
+            }
+            let wish = self.config.host_memory;
+            (id.hmpre, id.hmmin) = (wish.preferred.into(), wish.least.into());
+            (id.hmminds, id.hmmaxd) = (wish.least_piece.into(), wish.most_pieces.into());
         }
     }
 

@@ -15,6 +15,16 @@ pub struct PciConfig {
     pub(crate) inline: bool,
     pub(crate) shadow: bool,
     pub(crate) cmb: Option<Cmb>,
+    pub(crate) host_memory: HostMemoryWish,
+}
+
+/// What Identify Controller says of the host memory buffer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HostMemoryWish {
+    pub preferred: u32,
+    pub least: u32,
+    pub least_piece: u32,
+    pub most_pieces: u16,
 }
 
 /// A controller memory buffer as it is, and as its registers tell of it.
@@ -38,6 +48,7 @@ impl Default for PciConfig {
             inline: false,
             shadow: true,
             cmb: None,
+            host_memory: HostMemoryWish::default(),
         }
     }
 }
@@ -122,6 +133,21 @@ impl PciConfig {
     #[must_use]
     pub fn controller_memory_told(mut self, bytes: usize, location: u32, size: u32) -> Self {
         self.cmb = Some(Cmb { bytes: bytes / 4096 * 4096, location, size });
+        self
+    }
+
+    /// Asks for a host memory buffer (NVMe 2.1 §8.2.3): HMPRE and HMMIN in pages of 4 KiB. The device
+    /// writes to it with every I/O command, and in every step while it has it.
+    #[must_use]
+    pub fn host_memory(mut self, preferred: u32, least: u32) -> Self {
+        (self.host_memory.preferred, self.host_memory.least) = (preferred, least);
+        self
+    }
+
+    /// HMMINDS in pages of 4 KiB, and HMMAXD; 0 for no limit.
+    #[must_use]
+    pub fn host_memory_pieces(mut self, least_pages: u32, most: u16) -> Self {
+        (self.host_memory.least_piece, self.host_memory.most_pieces) = (least_pages, most);
         self
     }
 

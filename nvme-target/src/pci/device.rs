@@ -35,6 +35,16 @@ pub struct PciStats {
     pub sgl_commands: u64,
     /// Accesses to bus addresses where there is no memory.
     pub dma_errors: u64,
+    /// Writes to the host memory buffer.
+    pub host_memory_writes: u64,
+    /// Times that the host gave a host memory buffer.
+    pub host_memory_given: u64,
+    /// Of these, times that it returned the one before, with all that had been written to it.
+    pub host_memory_returned: u64,
+    /// Times that it took it away by command.
+    pub host_memory_taken: u64,
+    /// Times that the controller was asked to shut down while it still had the buffer.
+    pub host_memory_at_shutdown: u64,
     /// Times that the controller was enabled.
     pub enables: u64,
     /// Resets of the function.
@@ -237,6 +247,12 @@ impl PciDevice {
     #[must_use]
     pub fn kept(&self) -> usize {
         self.shared.engine.lock().kept()
+    }
+
+    /// Bytes of the host memory buffer that the controller has now.
+    #[must_use]
+    pub fn host_memory(&self) -> u64 {
+        self.shared.engine.lock().host_memory_len()
     }
 
     /// The counters.

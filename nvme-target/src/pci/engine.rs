@@ -13,6 +13,7 @@ use super::cmb::CmbState;
 use super::config::{PciConfig, PciFault};
 use super::data::Piece;
 use super::device::PciStats;
+use super::host_memory::HostBuffer;
 use super::memory::{Doorbells, HostMemory, Interrupts};
 use super::peer::{Inbox, Message, QueuePeer};
 use super::rings::{Answer, CompletionQueue, SubmissionQueue};
@@ -61,6 +62,8 @@ pub(crate) struct Engine {
     pub(super) sqs: BTreeMap<u16, SubmissionQueue>,
     pub(super) cqs: BTreeMap<u16, CompletionQueue>,
     pub(super) shadow: Option<Shadow>,
+    pub(super) buffer_given: Option<HostBuffer>,
+    pub(super) buffer_before: Option<HostBuffer>,
     pub(super) kept: VecDeque<Kept>,
     pub(super) faults: Vec<PciFault>,
     pub(super) pieces: Vec<Piece>,
@@ -122,6 +125,8 @@ impl Engine {
             sqs: BTreeMap::new(),
             cqs: BTreeMap::new(),
             shadow: None,
+            buffer_given: None,
+            buffer_before: None,
             kept: VecDeque::new(),
             faults: Vec::new(),
             pieces: Vec::new(),
@@ -231,6 +236,9 @@ impl Engine {
             return;
         }
         let was = self.cc_csts().0;
+        if Cc(value).shn() != 0 && Cc(was).shn() == 0 && self.buffer_given.is_some() {
+            self.stats.host_memory_at_shutdown += 1;
+        }
         if enable && Cc(was).en() == 0 {
             self.stats.enables += 1;
             self.forget_queues();
@@ -265,6 +273,7 @@ impl Engine {
         self.cqs.clear();
         self.kept.clear();
         self.shadow = None;
+        self.end_host_memory();
     }
 
     /// Everything as after power on, except for what the device is connected to.
@@ -301,6 +310,7 @@ impl Engine {
     pub fn plug(&mut self) {
         if !self.plugged {
             self.initialise();
+            self.buffer_before = None;
             self.plugged = true;
         }
     }
@@ -374,6 +384,7 @@ impl Engine {
         if self.has(PciFault::Stall) {
             self.scribble(&*memory);
         }
+        self.use_host_memory(&*memory, 1);
         worked |= self.release(&*memory, now);
         let mut next = self.sqs.keys().next().copied();
         while let Some(qid) = next {

@@ -12,6 +12,7 @@ mod device;
 mod doorbells;
 mod engine;
 mod execute;
+mod host_memory;
 mod memory;
 mod peer;
 mod rings;

@@ -1,6 +1,7 @@
 //! Admin commands.
 
 use super::{CommandError, Sqe};
+use crate::spec::feature::fid;
 use crate::spec::opcode::AdminOpcode;
 
 /// Arguments of Identify (NVMe 2.1 §5.1.13). The command's data is 4096 bytes.
@@ -148,6 +149,19 @@ impl Sqe {
         let mut sqe = Self::new(AdminOpcode::GET_FEATURES.0, nsid);
         sqe.cdw10 = ((select as u32) << 8 | u32::from(fid)).into();
         sqe.cdw11 = cdw11.into();
+        sqe
+    }
+
+    /// Set Features, Host Memory Buffer (NVMe 2.1 §5.1.25.2.4): `pages` pages in `pieces` pieces, of
+    /// which there is a list at bus address `list`; `flags` are those of
+    /// [`host_memory`](crate::spec::feature::host_memory).
+    #[must_use]
+    pub fn host_memory_buffer(flags: u32, pages: u32, list: u64, pieces: u32) -> Self {
+        let mut sqe = Self::set_features(fid::HOST_MEMORY_BUFFER, false, 0, flags);
+        sqe.cdw12 = pages.into();
+        sqe.cdw13 = (list as u32 & !0xf).into();
+        sqe.cdw14 = ((list >> 32) as u32).into();
+        sqe.cdw15 = pieces.into();
         sqe
     }
 
