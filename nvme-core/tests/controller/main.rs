@@ -11,3 +11,4 @@ mod model;
 mod recovery;
 mod rig;
 mod scan;
+mod state_pairs;

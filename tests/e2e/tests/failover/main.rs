@@ -2,6 +2,7 @@
 //! ends once.
 
 mod ana;
+mod ana_matrix;
 mod controllers;
 mod namespaces;
 mod paths;
