@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvme_core::controller::{AdminResult, ControllerError, ControllerInfo, RemovedCause, State};
 use nvme_core::spec::Sqe;
+use nvme_core::spec::command::FeatureSelect;
+use nvme_core::spec::feature::fid;
 use nvme_core::time::Duration;
 use nvme_core::transport::Data;
 use parking_lot::Mutex;
@@ -224,6 +226,39 @@ impl Controller {
     /// Looks at the namespaces again.
     pub fn rescan(&self) {
         self.host.commands.send(Command::Rescan(self.id()));
+    }
+
+    /// The power state that it is in, as a number into
+    /// [`power_states`](ControllerInfo::power_states) (Get Features, `NVMe 2.1 §5.1.25.1.2`).
+    ///
+    /// # Errors
+    /// As those of [`admin`](Self::admin); [`HostError::Controller`] with its answer if it refuses.
+    pub fn power_state(&self, limit: Duration) -> Result<u8, HostError> {
+        let sqe = Sqe::get_features(fid::POWER_MANAGEMENT, FeatureSelect::Current, 0, 0);
+        let result = self.simple(sqe, "Get Features (Power Management)", limit)?;
+        Ok(result as u8 & 0x1f)
+    }
+
+    /// Puts it into power state `state`, 0 to 31 (Set Features, `NVMe 2.1 §5.1.25.1.2`). It comes back
+    /// from a reset in the state that it chooses itself, and with
+    /// [`apst_latency`](crate::ControllerOptions::apst_latency) leaves this one when it is idle.
+    ///
+    /// # Errors
+    /// As those of [`admin`](Self::admin); [`HostError::Controller`] with its answer if it refuses.
+    pub fn set_power_state(&self, state: u8, limit: Duration) -> Result<(), HostError> {
+        let sqe = Sqe::set_features(fid::POWER_MANAGEMENT, false, 0, u32::from(state & 0x1f));
+        self.simple(sqe, "Set Features (Power Management)", limit).map(drop)
+    }
+
+    /// An admin command without data, whose result is wanted.
+    fn simple(&self, sqe: Sqe, command: &'static str, limit: Duration) -> Result<u64, HostError> {
+        let done = self.admin(sqe, Data::None, limit)?;
+        let status = done.cqe.status();
+        if status.is_success() {
+            return Ok(done.cqe.result());
+        }
+        Err(ControllerError::Command { address: self.address().to_string(), command, status }
+            .into())
     }
 
     /// Sends an admin command and waits for its end. Not retried. The caller answers for what the

@@ -129,6 +129,12 @@ pub struct ControllerOptions {
     pub on_timeout: TimeoutPolicy,
     /// Limit of opening one queue. Default 10 s.
     pub connect_timeout: Duration,
+    /// Let the controller go to sleep by itself when it is idle (APST, `NVMe 2.1 §8.1.17`), to states
+    /// that it leaves within this time: after 100 ms to one that takes up to 15 ms to enter and leave,
+    /// after 2 s to one that takes up to 100 ms, as Linux does. Zero, the default: the controller's own
+    /// setting is left as it is. A library does not know whether its program saves power or time;
+    /// Linux, which is made for laptops as well, takes 100 ms.
+    pub apst_latency: Duration,
     /// The largest host memory buffer that a controller without memory of its own is given
     /// (`NVMe 2.1 §8.2.3`), in bytes; 0: none. The memory stays pinned for as long as the controller
     /// is used, and counts against `RLIMIT_MEMLOCK`; if that is in the way, the controller goes
@@ -197,6 +203,7 @@ impl Default for ControllerOptions {
             admin_timeout: Duration::from_secs(60),
             on_timeout: TimeoutPolicy::default(),
             connect_timeout: Duration::from_secs(10),
+            apst_latency: Duration::ZERO,
             host_memory: 64 << 20,
         }
     }

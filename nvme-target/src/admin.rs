@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nvme_core::spec::command::{GetLogPage, Identify};
-use nvme_core::spec::feature::{HostBehavior, NumberOfQueues, fid};
+use nvme_core::spec::feature::{APST_ENTRIES, ApstEntry, HostBehavior, NumberOfQueues, fid};
 use nvme_core::spec::identify::IDENTIFY_LEN;
 use nvme_core::spec::opcode::AdminOpcode;
 use nvme_core::spec::{Sqe, Status};
@@ -18,6 +18,9 @@ use crate::fabrics::Binding;
 use crate::namespace::Namespace;
 use crate::subsystem::{State, Subsystem};
 use crate::{identify, logs};
+
+/// The table of autonomous power state transitions.
+pub(crate) const APST_BYTES: usize = APST_ENTRIES * size_of::<ApstEntry>();
 
 /// What an admin command came to.
 #[derive(Debug)]
@@ -52,9 +55,12 @@ pub(crate) struct Admin<'a> {
 
 /// Bytes that the host sends with an admin command; `None` if the command takes none.
 pub(crate) fn host_data_len(sqe: &Sqe) -> Option<u32> {
-    let takes_data = AdminOpcode(sqe.opcode) == AdminOpcode::SET_FEATURES
-        && sqe.cdw10.get() as u8 == fid::HOST_BEHAVIOR;
-    takes_data.then_some(size_of::<HostBehavior>() as u32)
+    let setting = AdminOpcode(sqe.opcode) == AdminOpcode::SET_FEATURES;
+    match sqe.cdw10.get() as u8 {
+        fid::HOST_BEHAVIOR if setting => Some(size_of::<HostBehavior>() as u32),
+        fid::AUTONOMOUS_POWER_STATE if setting => Some(APST_BYTES as u32),
+        _ => None,
+    }
 }
 
 /// Carries out an admin command. `len` is the length that the command's SGL gives, `data` what the host sent.
@@ -151,6 +157,17 @@ impl Admin<'_> {
             }
             fid::ARBITRATION => self.ctrl.arbitration = value,
             fid::HOST_BEHAVIOR => self.ctrl.host_behavior = data.to_vec(),
+            fid::POWER_MANAGEMENT => {
+                let most = self.limits.power_states.len().max(1);
+                if value as usize & 0x1f >= most {
+                    return Err(invalid);
+                }
+                self.ctrl.power_state = value as u8 & 0x1f;
+            }
+            fid::AUTONOMOUS_POWER_STATE if !self.limits.power_states.is_empty() => {
+                self.ctrl.apst = data.to_vec();
+                self.ctrl.apst_enabled = value & 1 != 0;
+            }
             // the identifier came with Connect, and stays
             fid::HOST_IDENTIFIER => return Err(Status::SEQUENCE_ERROR.with_dnr()),
             _ => return Err(invalid),
@@ -175,6 +192,7 @@ impl Admin<'_> {
             _ if self.ctrl.discovery => return Err(invalid),
             fid::NUMBER_OF_QUEUES => self.queues(),
             fid::VOLATILE_WRITE_CACHE => 1,
+            fid::POWER_MANAGEMENT => self.ctrl.power_state.into(),
             fid::ARBITRATION => self.ctrl.arbitration.into(),
             fid::HOST_BEHAVIOR => {
                 expect_len(len, self.ctrl.host_behavior.len() as u64)?;

@@ -34,6 +34,20 @@ pub(crate) struct Limits {
     pub retry_delays: [u16; 3],
     pub quiesce_time: Duration,
     pub cross_resets: u8,
+    pub power_states: Vec<PowerState>,
+}
+
+/// A power state that controllers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerState {
+    /// MP: power in units of 0.01 W.
+    pub power: u16,
+    /// NOPS: no I/O is done in it.
+    pub non_operational: bool,
+    /// ENLAT: microseconds to enter it.
+    pub entry_us: u32,
+    /// EXLAT: microseconds to leave it.
+    pub exit_us: u32,
 }
 
 impl SubsystemConfig {
@@ -65,6 +79,7 @@ impl SubsystemConfig {
             retry_delays: [0; 3],
             quiesce_time: Duration::ZERO,
             cross_resets: 0,
+            power_states: Vec::new(),
         };
         Self { nqn, namespaces: Vec::new(), limits }
     }
@@ -177,6 +192,14 @@ impl SubsystemConfig {
     pub fn quiesce_time(mut self, time: Duration) -> Self {
         let most = Duration::from_millis(u16::MAX.into());
         self.limits.quiesce_time = time.min(most);
+        self
+    }
+
+    /// Power states, from 0 on, at most 32, and with them autonomous transitions between them (which are
+    /// set and told, and do not take place); one without name by default.
+    #[must_use]
+    pub fn power_states(mut self, states: &[PowerState]) -> Self {
+        self.limits.power_states = states.iter().take(32).copied().collect();
         self
     }
 

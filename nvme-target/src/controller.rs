@@ -155,6 +155,10 @@ pub(crate) struct Controller {
     pub error_count: u64,
     pub arbitration: u32,
     pub host_behavior: Vec<u8>,
+    pub power_state: u8,
+    /// The table of autonomous power state transitions; empty before it was set.
+    pub apst: Vec<u8>,
+    pub apst_enabled: bool,
     /// This life of the controller.
     pub instance: Instance,
     /// Resets of other controllers that may be under way at once.
@@ -206,6 +210,9 @@ impl Controller {
             error_count: 0,
             arbitration: 0,
             host_behavior: vec![0; 512],
+            power_state: 0,
+            apst: Vec::new(),
+            apst_enabled: false,
             instance: Instance::new(new.cntlid),
             cross_resets: new.cross_resets,
             reset_log: Vec::new(),

@@ -116,6 +116,16 @@ fn controller(admin: &Admin<'_>) -> IdentifyController {
         | AnaCapabilities::INACCESSIBLE
         | AnaCapabilities::PERSISTENT_LOSS
         | AnaCapabilities::CHANGE;
+    id.psd[0].mp = 2500.into();
+    for (to, from) in id.psd.iter_mut().zip(&limits.power_states) {
+        to.mp = from.power.into();
+        to.flags = u8::from(from.non_operational) << 1;
+        (to.enlat, to.exlat) = (from.entry_us.into(), from.exit_us.into());
+    }
+    if !limits.power_states.is_empty() {
+        id.npss = (limits.power_states.len() - 1) as u8;
+        id.apsta = 1;
+    }
     id.anatt = limits.ana_transition;
     id.anagrpmax = ANA_GROUP_MAX.into();
     id.nanagrpid = ANA_GROUP_MAX.into();
@@ -132,7 +142,6 @@ fn controller(admin: &Admin<'_>) -> IdentifyController {
     id.vwc = WRITE_CACHE;
     id.ioccsz = ((64 + limits.in_capsule) / 16).into();
     id.iorcsz = 1.into();
-    id.psd[0].mp = 2500.into();
     id
 }
 

@@ -40,7 +40,7 @@ mod vfio_user;
 pub use aer::AsyncEvent;
 pub use ana::{ANA_GROUP_MAX, AnaState};
 pub use backing::{Backing, SparseMemory};
-pub use config::SubsystemConfig;
+pub use config::{PowerState, SubsystemConfig};
 pub use driven::{ConnectionId, DrivenTarget};
 pub use error::TargetError;
 pub use fault::{BadIcResp, BadPdu, FaultAction, FaultId, FaultRule};

@@ -56,6 +56,10 @@ pub struct ControllerInfo {
     pub enabled: bool,
     /// Keep alive timeout in milliseconds, 0 for none.
     pub kato: u32,
+    /// The power state that the host has chosen.
+    pub power_state: u8,
+    /// The table of autonomous power state transitions, if the host has set one and enabled it.
+    pub apst: Option<Vec<u8>>,
 }
 
 impl Subsystem {
@@ -245,6 +249,8 @@ impl Subsystem {
             queues: c.queues.keys().copied().collect(),
             enabled: c.is_enabled(),
             kato: c.kato,
+            power_state: c.power_state,
+            apst: c.apst_enabled.then(|| c.apst.clone()),
         };
         self.lock().controllers.values().map(info).collect()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::abort::AbortOutcome;
 use crate::ana::AnaSnapshot;
-use crate::controller::{ControllerInstance, CrossReset, State};
+use crate::controller::{ControllerInstance, CrossReset, PowerState, State};
 use crate::nqn::Nqn;
 use crate::spec::{Cqe, Sqe, Status};
 use crate::time::{Duration, Instant};
@@ -362,6 +362,8 @@ pub struct ControllerInfo {
     pub io_entries: u16,
     /// Units of the command retry delay times 1 to 3 (CRDT): entry `crd - 1` is the delay.
     pub retry_delays: [Duration; 3],
+    /// Its power states, 1 to 32, by number.
+    pub power_states: Vec<PowerState>,
     /// Command Quiesce Time: how long after the controller has noticed the loss of its host commands
     /// may still be executed (`CQT`, TP4129); zero: not reported.
     pub quiesce_time: Duration,

@@ -45,6 +45,7 @@ pub(super) enum Step {
     NumberOfQueues,
     Events,
     Ana,
+    Power,
     HostMemory,
     IoQueues,
 }

@@ -41,6 +41,9 @@ pub struct ControllerConfig {
     pub abort_timeout: Duration,
     /// Limit of opening one queue and of its Connect command. Default 10 s.
     pub connect_timeout: Duration,
+    /// The longest time to wake up that is tolerated when the controller goes to sleep by itself
+    /// (`NVMe 2.1 §8.1.17`); zero: its own setting is left alone. Default zero.
+    pub apst_latency: Duration,
     /// The largest host memory buffer, in bytes; 0: none. Default 64 MiB.
     pub host_memory: u64,
     /// Seed of the jitter, so that a simulation can repeat it.
@@ -67,6 +70,7 @@ impl ControllerConfig {
             abort_admin: false,
             abort_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
+            apst_latency: Duration::ZERO,
             host_memory: 64 << 20,
             seed: 0,
         }

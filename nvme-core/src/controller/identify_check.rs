@@ -9,6 +9,7 @@ use super::config::ControllerConfig;
 use super::cross_reset::ControllerInstance;
 use super::host_memory;
 use super::machine::Controller;
+use super::power::{self, PowerState};
 use crate::buffer::Buffer;
 use crate::nqn::Nqn;
 use crate::spec::feature::{HostBehavior, NumberOfQueues, fid};
@@ -54,6 +55,9 @@ pub(super) struct Identified {
     pub(super) instance: Option<ControllerInstance>,
     pub(super) cross_resets: u8,
     pub(super) shutdown: Duration,
+    pub(super) power_states: Vec<PowerState>,
+    /// Autonomous power state transitions are supported (`APSTA`).
+    pub(super) apst: bool,
     /// The host memory buffer that it would like.
     pub(super) host_memory: Option<HostMemoryRequest>,
     /// Highest NSID.
@@ -136,6 +140,8 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         // Prohibited in memory (NVMe 2.3 §5.4.3).
         cross_resets: if fabrics { id.ccrl } else { 0 },
         shutdown: Duration::from_micros(id.rtd3e.get().into()),
+        power_states: power::states(id),
+        apst: id.apsta & 1 != 0,
         host_memory: if fabrics { None } else { host_memory::wanted(id, config.host_memory) },
         highest_nsid: id.nn.get(),
         in_capsule,
@@ -307,7 +313,7 @@ impl Controller {
     /// ANA states are known, or the controller has none.
     pub(super) fn ana_known(&mut self, now: Instant) {
         if self.at(Step::Ana) {
-            self.give_host_memory(now);
+            self.configure_power(now);
         }
     }
 }
@@ -329,6 +335,7 @@ fn info(id: &Identified, version: Version, io_queues: u16) -> ControllerInfo {
         io_queues,
         io_entries: id.io_entries,
         retry_delays: id.retry_delays,
+        power_states: id.power_states.clone(),
         quiesce_time: id.quiesce_time,
         instance: id.instance,
         cross_resets: id.cross_resets,

@@ -37,6 +37,7 @@ mod machine;
 mod namespace_check;
 mod namespaces;
 mod passthrough;
+mod power;
 mod probe;
 mod recovery;
 mod registers;
@@ -52,4 +53,5 @@ pub use action::{
 pub use config::ControllerConfig;
 pub use cross_reset::{ControllerInstance, CrossReset};
 pub use machine::Controller;
+pub use power::PowerState;
 pub use state::State;

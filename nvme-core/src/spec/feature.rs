@@ -176,6 +176,50 @@ impl HostMemoryPiece {
     }
 }
 
+/// Entries of the table of autonomous power state transitions.
+pub const APST_ENTRIES: usize = 32;
+
+/// An entry of that table, 8 bytes (NVMe 2.1 §5.1.25.1.8): where the controller goes from one power
+/// state, and after how long.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+    Unaligned,
+)]
+#[repr(transparent)]
+pub struct ApstEntry(U64);
+layout!(ApstEntry, 8);
+
+impl ApstEntry {
+    /// To power state `state`, 0 to 31, after `idle_ms` milliseconds without a command, at most
+    /// 2^24 - 1; after 0 not at all.
+    #[must_use]
+    pub fn new(state: u8, idle_ms: u32) -> Self {
+        let (state, idle) = (u64::from(state & 0x1f), u64::from(idle_ms.min(0xff_ffff)));
+        Self((idle << 8 | state << 3).into())
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn state(self) -> u8 {
+        (self.0.get() >> 3) as u8 & 0x1f
+    }
+
+    /// The milliseconds.
+    #[must_use]
+    pub fn idle_ms(self) -> u32 {
+        (self.0.get() >> 8) as u32 & 0xff_ffff
+    }
+}
+
 /// Data of Host Behavior Support, 512 bytes (NVMe 2.1 §5.1.25.1.14).
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

@@ -185,6 +185,7 @@ impl Control {
         config.abort_admin = options.on_timeout.admin == OverdueAction::AbortThenReset;
         config.abort_timeout = options.on_timeout.abort_wait;
         config.connect_timeout = options.connect_timeout;
+        config.apst_latency = options.apst_latency;
         config.host_memory = options.host_memory;
         config.seed = host.seed ^ now.as_nanos();
         Machine::new(config)
