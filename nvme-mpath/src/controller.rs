@@ -199,6 +199,27 @@ impl Controller {
         self.host.commands.send(Command::Reset(self.id(), reason.into()));
     }
 
+    /// Resets the whole subsystem, and with it all its controllers, those of other hosts included
+    /// (`NVMe 2.1 §3.7.1`). They are brought up again as after any loss; I/O waits. Returns at once.
+    ///
+    /// # Errors
+    /// [`HostError::Controller`] if the controller cannot do that (`CAP.NSSRS`), which is so over
+    /// fabrics; [`HostError::NotLive`].
+    pub fn subsystem_reset(&self, reason: impl Into<String>) -> Result<(), HostError> {
+        let (state, info) = (self.state(), self.info());
+        let address = self.address().to_string();
+        let Some(info) = info.filter(|_| state == State::Live) else {
+            return Err(HostError::NotLive { address, state });
+        };
+        if !info.subsystem_reset {
+            let (what, reason) =
+                ("Controller Capabilities", "NSSRS is 0, a subsystem reset is not possible");
+            return Err(ControllerError::Invalid { address, what, reason: reason.into() }.into());
+        }
+        self.host.commands.send(Command::SubsystemReset(self.id(), reason.into()));
+        Ok(())
+    }
+
     /// Marks the controller's paths as marginal, or takes the mark off: they are used only when a
     /// head has no other path, whatever the policy. For links that lose or delay frames without
     /// failing. The mark stays through reconnects.

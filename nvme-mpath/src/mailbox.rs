@@ -56,6 +56,7 @@ pub(crate) enum Command {
     },
     Disconnect(ControllerId),
     Reset(ControllerId, String),
+    SubsystemReset(ControllerId, String),
     Rescan(ControllerId),
     /// The program marked the controller's paths as marginal, or took the mark off.
     MarginalChanged(ControllerId),

@@ -50,6 +50,8 @@ struct Facts {
 pub(crate) struct Device {
     backend: Arc<dyn Backend>,
     cap: Cap,
+    /// A reset of the subsystem shows in CSTS.NSSRO.
+    tells_subsystem_reset: bool,
     options: Options,
     ledger: Arc<Ledger>,
     facts: Facts,
@@ -107,9 +109,17 @@ impl Device {
                 reason: format!("no controller answers (CAP {cap:#018x}, VS {version:#010x})"),
             });
         }
+        // One that was before, and that nobody has taken notice of, must not be taken for a new one.
+        let reset = || Csts(bar.read32(offset::CSTS)).nssro() == 1;
+        let can = Cap(cap).nssrs() == 1;
+        if can && reset() {
+            bar.write32(offset::CSTS, Csts(0).with_nssro(1).0);
+        }
+        let tells_subsystem_reset = can && !reset();
         Ok(Self {
             backend,
             cap: Cap(cap),
+            tells_subsystem_reset,
             options,
             ledger,
             facts: Facts::default(),
@@ -334,6 +344,10 @@ impl Device {
         }
         if csts.is_fatal() {
             let reason = format!("controller fatal status (CSTS {:#010x})", csts.0);
+            return Some(TransportError::Lost { address: self.address(), reason });
+        }
+        if self.tells_subsystem_reset && csts.nssro() == 1 {
+            let reason = "the subsystem was reset (CSTS.NSSRO)".into();
             return Some(TransportError::Lost { address: self.address(), reason });
         }
         // QEMU, and a device whose memory decoding is off, read as zero.

@@ -25,6 +25,8 @@ pub struct Subsystem {
     discovery: bool,
     /// Moves whenever what I/O queues may see changes; each queue then fetches a new [`IoView`].
     generation: AtomicU64,
+    /// Times that the subsystem was reset (NVMe 2.1 §3.7.1).
+    pub(crate) resets: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -74,8 +76,13 @@ impl Subsystem {
             ended: Vec::new(),
             views: BTreeMap::new(),
         };
-        let subsystem =
-            Self { nqn, discovery, generation: AtomicU64::new(0), state: Mutex::new(state) };
+        let subsystem = Self {
+            nqn,
+            discovery,
+            generation: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+            state: Mutex::new(state),
+        };
         for namespace in namespaces {
             subsystem.add_namespace(namespace)?;
         }

@@ -364,6 +364,8 @@ pub struct ControllerInfo {
     pub retry_delays: [Duration; 3],
     /// Its power states, 1 to 32, by number.
     pub power_states: Vec<PowerState>,
+    /// It can reset the whole subsystem (`CAP.NSSRS`, in memory only).
+    pub subsystem_reset: bool,
     /// Command Quiesce Time: how long after the controller has noticed the loss of its host commands
     /// may still be executed (`CQT`, TP4129); zero: not reported.
     pub quiesce_time: Duration,

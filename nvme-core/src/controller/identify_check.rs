@@ -55,6 +55,7 @@ pub(super) struct Identified {
     pub(super) instance: Option<ControllerInstance>,
     pub(super) cross_resets: u8,
     pub(super) shutdown: Duration,
+    pub(super) subsystem_reset: bool,
     pub(super) power_states: Vec<PowerState>,
     /// Autonomous power state transitions are supported (`APSTA`).
     pub(super) apst: bool,
@@ -140,6 +141,7 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         // Prohibited in memory (NVMe 2.3 §5.4.3).
         cross_resets: if fabrics { id.ccrl } else { 0 },
         shutdown: Duration::from_micros(id.rtd3e.get().into()),
+        subsystem_reset: !fabrics && known.cap.nssrs() == 1,
         power_states: power::states(id),
         apst: id.apsta & 1 != 0,
         host_memory: if fabrics { None } else { host_memory::wanted(id, config.host_memory) },
@@ -336,6 +338,7 @@ fn info(id: &Identified, version: Version, io_queues: u16) -> ControllerInfo {
         io_entries: id.io_entries,
         retry_delays: id.retry_delays,
         power_states: id.power_states.clone(),
+        subsystem_reset: id.subsystem_reset,
         quiesce_time: id.quiesce_time,
         instance: id.instance,
         cross_resets: id.cross_resets,

@@ -57,6 +57,8 @@ pub(super) struct Link {
     pub(super) ana: AnaReader,
     pub(super) scan: Scan,
     pub(super) cross: CrossResets,
+    /// The subsystem is being reset: the association ends then, for this reason.
+    pub(super) resetting: Option<(Instant, String)>,
     /// The controller has a host memory buffer.
     pub(super) host_memory: bool,
     /// The controller said that it has shut down (`CSTS.SHST`): it executes nothing any more.
@@ -85,6 +87,7 @@ impl Default for Link {
             ana: AnaReader::default(),
             scan: Scan::default(),
             cross: CrossResets::default(),
+            resetting: None,
             host_memory: false,
             shut_down: false,
         }
@@ -104,6 +107,7 @@ impl Link {
     /// When anything else of an association that is made or used is due.
     pub(super) fn deadline(&self, live: bool) -> Option<Instant> {
         let at = earlier(self.keep_alive.deadline(), self.io.deadline());
+        let at = earlier(at, self.resetting.as_ref().map(|(at, _)| *at));
         let at = earlier(at, self.cross.deadline());
         earlier(at, earlier(self.ana.deadline(live), self.scan.deadline()))
     }

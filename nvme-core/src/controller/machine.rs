@@ -140,6 +140,7 @@ impl Controller {
         self.command_timeout(now);
         // Each of these may end the association, and then the others have nothing to do.
         for due in [
+            Self::resetting_timeout,
             Self::io_queue_timeout,
             Self::keep_alive_timeout,
             Self::ana_timeout,

@@ -6,6 +6,8 @@ use super::bringup::Step;
 use super::link::Link;
 use super::machine::{Controller, Phase};
 use super::state::State;
+use crate::spec::fabrics::property;
+use crate::spec::registers::NSSR_RESET;
 use crate::time::{Instant, earlier};
 use crate::transport::TransportError;
 
@@ -70,6 +72,30 @@ impl Controller {
             }
             Phase::Waiting(_) => self.phase = Phase::Waiting(now),
             _ => {}
+        }
+    }
+
+    /// Resets the whole subsystem (`NVMe 2.1 §3.7.1`): all its controllers go, this one's included,
+    /// which is brought up again at once; the others find out by themselves (`CSTS.NSSRO`). Whether it
+    /// was begun: the controller must be live and able to ([`ControllerInfo::subsystem_reset`]).
+    ///
+    /// [`ControllerInfo::subsystem_reset`]: super::ControllerInfo::subsystem_reset
+    pub fn subsystem_reset(&mut self, now: Instant, reason: String) -> bool {
+        let able = self.info.as_ref().is_some_and(|info| info.subsystem_reset);
+        if !self.is_live() || !able || self.link.resetting.is_some() {
+            return false;
+        }
+        let (offset, value) = (property::NSSR, NSSR_RESET.into());
+        self.actions.push_back(Action::WriteRegister { offset, size: 4, value });
+        // Ending the association now would withdraw what has just been asked for.
+        self.link.resetting = Some((now, reason));
+        true
+    }
+
+    /// The subsystem has been told to reset.
+    pub(super) fn resetting_timeout(&mut self, now: Instant) {
+        if let Some((_, reason)) = self.link.resetting.take_if(|(at, _)| *at <= now) {
+            self.reset(now, reason);
         }
     }
 

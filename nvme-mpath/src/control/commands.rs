@@ -33,6 +33,9 @@ impl Control {
             Command::Reset(id, reason) => {
                 self.with_machine(id, now, |m| m.reset(now, reason));
             }
+            Command::SubsystemReset(id, reason) => self.with_machine(id, now, |m| {
+                m.subsystem_reset(now, reason);
+            }),
             Command::Rescan(id) => self.with_machine(id, now, |m| m.rescan(now)),
             Command::Admin { controller, sqe, data, reply } => {
                 self.submit_admin(controller, sqe, data, reply, now);

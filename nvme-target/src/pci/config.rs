@@ -16,6 +16,7 @@ pub struct PciConfig {
     pub(crate) shadow: bool,
     pub(crate) cmb: Option<Cmb>,
     pub(crate) host_memory: HostMemoryWish,
+    pub(crate) subsystem_reset: bool,
 }
 
 /// What Identify Controller says of the host memory buffer.
@@ -49,6 +50,7 @@ impl Default for PciConfig {
             shadow: true,
             cmb: None,
             host_memory: HostMemoryWish::default(),
+            subsystem_reset: false,
         }
     }
 }
@@ -141,6 +143,14 @@ impl PciConfig {
     #[must_use]
     pub fn host_memory(mut self, preferred: u32, least: u32) -> Self {
         (self.host_memory.preferred, self.host_memory.least) = (preferred, least);
+        self
+    }
+
+    /// With CAP.NSSRS: what is written to NSSR resets all devices in front of the subsystem, which then
+    /// have CSTS.NSSRO set (those that are reached by TCP stay).
+    #[must_use]
+    pub fn subsystem_reset(mut self) -> Self {
+        self.subsystem_reset = true;
         self
     }
 

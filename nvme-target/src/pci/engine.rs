@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nvme_core::nqn::{Nqn, Uuid};
-use nvme_core::spec::registers::{Aqa, Cap, Cc, Csts, offset};
+use nvme_core::spec::registers::{Aqa, Cap, Cc, Csts, NSSR_RESET, offset};
 use nvme_core::spec::{Cqe, Sqe, Status};
 
 use super::cmb::CmbState;
@@ -59,6 +60,9 @@ pub(crate) struct Engine {
     /// Works: enabled, ready, and nothing fatal has happened.
     pub(super) running: bool,
     fatal: bool,
+    /// CSTS.NSSRO, and the resets of the subsystem that have been gone through.
+    nssro: bool,
+    subsystem_resets: u64,
     pub(super) sqs: BTreeMap<u16, SubmissionQueue>,
     pub(super) cqs: BTreeMap<u16, CompletionQueue>,
     pub(super) shadow: Option<Shadow>,
@@ -95,6 +99,7 @@ impl Engine {
             mdts => 4096 << mdts,
         };
         drop(state);
+        let subsystem_resets = subsystem.resets.load(Ordering::Acquire);
         let binding = Binding {
             view: subsystem.view(config.port),
             subsystem: Arc::clone(&subsystem),
@@ -122,6 +127,8 @@ impl Engine {
             acq: 0,
             running: false,
             fatal: false,
+            nssro: false,
+            subsystem_resets,
             sqs: BTreeMap::new(),
             cqs: BTreeMap::new(),
             shadow: None,
@@ -171,6 +178,7 @@ impl Engine {
             .with_css(Cap::CSS_NVM | Cap::CSS_IOCS)
             .with_mpsmin(self.config.mpsmin.into())
             .with_mpsmax(self.config.mpsmin.into())
+            .with_nssrs(self.config.subsystem_reset.into())
             .with_cmbs(self.config.cmb.is_some().into())
             .0
     }
@@ -182,6 +190,9 @@ impl Engine {
         if self.fatal {
             csts |= Csts(0).with_cfs(1).0;
         }
+        if self.nssro {
+            csts |= Csts(0).with_nssro(1).0;
+        }
         if !self.running && !self.fatal {
             csts &= !Csts(0).with_rdy(1).0;
         }
@@ -189,7 +200,8 @@ impl Engine {
     }
 
     /// 8 bytes of the register file.
-    pub fn register(&self, at: usize) -> u64 {
+    pub fn register(&mut self, at: usize) -> u64 {
+        self.follow_subsystem();
         if !self.plugged {
             return u64::MAX;
         }
@@ -215,10 +227,16 @@ impl Engine {
             true => word & 0xffff_ffff | u64::from(value) << 32,
             false => word & !0xffff_ffff | u64::from(value),
         };
+        self.follow_subsystem();
         if !self.plugged {
             return;
         }
         match at {
+            offset::NSSR if self.config.subsystem_reset && value == NSSR_RESET => {
+                self.subsystem.resets.fetch_add(1, Ordering::AcqRel);
+                self.follow_subsystem();
+            }
+            offset::CSTS if Csts(value).nssro() == 1 => self.nssro = false,
             offset::CC => self.configure(value, now),
             offset::AQA => self.aqa = value,
             offset::ASQ | 0x2c => self.asq = half(self.asq, at != offset::ASQ) & !0xfff,
@@ -288,6 +306,16 @@ impl Engine {
         self.subsystem.lock().controllers.insert(self.binding.cntlid, fresh);
     }
 
+    /// Goes through a reset of the subsystem that has taken place.
+    fn follow_subsystem(&mut self) {
+        let resets = self.subsystem.resets.load(Ordering::Acquire);
+        if self.subsystem_resets != resets {
+            self.subsystem_resets = resets;
+            self.initialise();
+            self.nssro = true;
+        }
+    }
+
     pub fn reset(&mut self) -> bool {
         if self.plugged {
             self.stats.resets += 1;
@@ -347,6 +375,7 @@ impl Engine {
     // ---- the turn ----
 
     pub fn doorbell(&mut self, at: usize, value: u32) {
+        self.follow_subsystem();
         let stride = 4usize << self.config.dstrd;
         let (number, rest) = (at / stride, at % stride);
         let qid = u16::try_from(number / 2).unwrap_or(u16::MAX);
@@ -374,6 +403,7 @@ impl Engine {
 
     /// Does everything that there is to do now; whether there was anything.
     pub fn step(&mut self, now: Instant) -> bool {
+        self.follow_subsystem();
         let mut worked = false;
         while let Some(message) = self.inbox.take() {
             worked = true;
