@@ -93,6 +93,7 @@ impl Stage {
             return Err(format!("{}: too small, {size}", head.name()).into());
         }
         let plan = Plan {
+            metadata_size: 0,
             pattern: Pattern::RandRw,
             first: 0,
             blocks,

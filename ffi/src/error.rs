@@ -78,6 +78,7 @@ pub(crate) fn io_errno(error: &IoError) -> (c_int, u16) {
         IoError::HeadRemoved { .. } => (e::ENODEV, 0),
         IoError::NoQueue { .. } => (e::EUSERS, 0),
         IoError::Formatted { .. } => (e::ESTALE, 0),
+        IoError::Metadata { .. } => (e::EOPNOTSUPP, 0),
         IoError::Shutdown { .. } => (e::ESHUTDOWN, 0),
         IoError::Cancelled { .. } => (e::ECANCELED, 0),
         _ => (e::EIO, 0),

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_void};
 
 use libc::iovec;
 use nvme_mpath::core::buffer::Buffer;
-use nvme_mpath::{BlockingError, IoOp, IoRequest};
+use nvme_mpath::{BlockingError, Geometry, IoOp, IoRequest};
 
 use crate::buffers::{Pieces, gather};
 use crate::channel::{Ticket, nvmeh_callback, nvmeh_channel};
@@ -47,7 +47,12 @@ fn blocks(bytes: u64, block_size: u32, what: &str) -> Result<u64> {
 }
 
 /// Makes the request. `number` becomes its number.
-fn request(what: &What, block_size: u32, buffer: Buffer, number: u64) -> Result<IoRequest> {
+fn request(what: &What, geometry: &Geometry, buffer: Buffer, number: u64) -> Result<IoRequest> {
+    let block_size = geometry.block_size;
+    if geometry.metadata_size != 0 && matches!(what.op, IoOp::Read | IoOp::Write | IoOp::Compare) {
+        let text = format!("blocks with {} bytes of metadata", geometry.metadata_size);
+        return Err(Error::new(libc::EOPNOTSUPP, text));
+    }
     if what.flags & !NVMEH_FUA != 0 {
         return Err(Error::invalid(format!("flags {:#x}: there is NVMEH_FUA", what.flags)));
     }
@@ -90,7 +95,7 @@ unsafe fn submit(
             let copied = pieces.as_ref().map_or(0, |_| buffer.len() as u64);
             let ticket = Ticket { callback: tell.callback, arg: tell.arg, op: what.op, pieces };
             let id = state.book(ticket);
-            let request = match request(&what, head.geometry().block_size, buffer, id) {
+            let request = match request(&what, &head.geometry(), buffer, id) {
                 Ok(request) => request,
                 Err(error) => {
                     state.unbook(id, Buffer::empty());
@@ -124,7 +129,7 @@ unsafe fn block(to: Target, what: What, memory: Option<(*const iovec, c_int)>) -
                 None => (Buffer::empty(), None),
                 Some((iov, n)) => gather(iov, n, what.op == IoOp::Read, &mut state.spare)?,
             };
-            let request = request(&what, head.geometry().block_size, buffer, 0)?;
+            let request = request(&what, &head.geometry(), buffer, 0)?;
             state.submitted += 1;
             let answer = state.channel()?.execute(head, request);
             state.completed += 1;

@@ -11,7 +11,8 @@ use crate::memory::DmaBuf;
 /// Contiguous memory owned by exactly one holder at a time: the caller, a request, or a queue.
 ///
 /// Made from a `Vec<u8>` or a [`DmaBuf`] (no copy), or from foreign memory through
-/// [`Buffer::from_raw_parts`].
+/// [`Buffer::from_raw_parts`]. Metadata that travels beside the data is part of it
+/// ([`Buffer::with_metadata`]); everything else here is about the data.
 pub struct Buffer {
     repr: Repr,
 }
@@ -20,6 +21,13 @@ enum Repr {
     Owned(Vec<u8>),
     Foreign { ptr: NonNull<u8>, len: usize },
     Dma(DmaBuf),
+    WithMetadata(Box<Parts>),
+}
+
+/// Data and metadata, neither of which has metadata of its own.
+struct Parts {
+    data: Buffer,
+    metadata: Buffer,
 }
 
 // SAFETY: an owned buffer is a `Vec<u8>`; for a foreign one the contract of `from_raw_parts` gives
@@ -64,6 +72,7 @@ impl Buffer {
             Repr::Owned(v) => v.len(),
             Repr::Foreign { len, .. } => *len,
             Repr::Dma(memory) => memory.len(),
+            Repr::WithMetadata(parts) => parts.data_len(),
         }
     }
 
@@ -82,6 +91,7 @@ impl Buffer {
             #[expect(unsafe_code, reason = "view of foreign memory")]
             Repr::Foreign { ptr, len } => unsafe { std::slice::from_raw_parts(ptr.as_ptr(), *len) },
             Repr::Dma(memory) => memory.as_slice(),
+            Repr::WithMetadata(parts) => parts.data(),
         }
     }
 
@@ -96,6 +106,51 @@ impl Buffer {
                 std::slice::from_raw_parts_mut(ptr.as_ptr(), *len)
             },
             Repr::Dma(memory) => memory.as_mut_slice(),
+            Repr::WithMetadata(parts) => parts.data_mut(),
+        }
+    }
+
+    /// The same buffer with `metadata` beside it, for namespaces whose metadata is transferred
+    /// separately; that takes the place of metadata that it had. One allocation, which lasts until
+    /// [`into_parts`](Self::into_parts), however often the buffer is used. Metadata that is itself
+    /// with metadata loses that.
+    #[must_use]
+    pub fn with_metadata(self, metadata: Self) -> Self {
+        let (data, metadata) = (self.into_parts().0, metadata.into_parts().0);
+        Self { repr: Repr::WithMetadata(Box::new(Parts { data, metadata })) }
+    }
+
+    /// Takes data and metadata apart.
+    #[must_use]
+    pub fn into_parts(self) -> (Self, Option<Self>) {
+        match self.repr {
+            Repr::WithMetadata(parts) => (parts.data, Some(parts.metadata)),
+            repr => (Self { repr }, None),
+        }
+    }
+
+    /// Whether there is metadata beside the data.
+    #[must_use]
+    #[inline]
+    pub const fn has_metadata(&self) -> bool {
+        matches!(self.repr, Repr::WithMetadata(_))
+    }
+
+    /// The metadata beside the data.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&[u8]> {
+        match &self.repr {
+            Repr::WithMetadata(parts) => Some(parts.metadata.as_slice()),
+            _ => None,
+        }
+    }
+
+    /// The metadata beside the data, writable.
+    #[must_use]
+    pub fn metadata_mut(&mut self) -> Option<&mut [u8]> {
+        match &mut self.repr {
+            Repr::WithMetadata(parts) => Some(parts.metadata.as_mut_slice()),
+            _ => None,
         }
     }
 
@@ -128,6 +183,24 @@ impl Buffer {
     }
 }
 
+// Apart, so that what asks a buffer without metadata stays small.
+impl Parts {
+    #[cold]
+    fn data_len(&self) -> usize {
+        self.data.len()
+    }
+
+    #[cold]
+    fn data(&self) -> &[u8] {
+        self.data.as_slice()
+    }
+
+    #[cold]
+    fn data_mut(&mut self) -> &mut [u8] {
+        self.data.as_mut_slice()
+    }
+}
+
 impl Default for Buffer {
     fn default() -> Self {
         Self::empty()
@@ -152,6 +225,7 @@ impl fmt::Debug for Buffer {
             Repr::Owned(_) => "owned",
             Repr::Foreign { .. } => "foreign",
             Repr::Dma(_) => "for devices",
+            Repr::WithMetadata(_) => "with metadata",
         };
         write!(f, "Buffer({kind}, {} bytes)", self.len())
     }
@@ -169,6 +243,22 @@ mod tests {
         b.as_mut_slice()[0] = 9;
         let v = b.into_vec().unwrap();
         assert_eq!((v.as_ptr(), v[0], v.len()), (at, 9, 4096));
+    }
+
+    #[test]
+    fn metadata_travels_beside_the_data() {
+        let mut b = Buffer::from(vec![1; 512]).with_metadata(Buffer::zeroed(8));
+        assert!((b.len(), b.has_metadata(), b.is_vec()) == (512, true, false));
+        b.metadata_mut().unwrap().fill(2);
+        b.as_mut_slice()[0] = 3;
+        let nested = Buffer::zeroed(16).with_metadata(Buffer::zeroed(1));
+        let b = b.into_vec().unwrap_err();
+        assert_eq!((b.as_slice()[0], b.metadata().unwrap()), (3, &[2; 8][..]));
+        let (data, metadata) = b.with_metadata(nested).into_parts();
+        assert_eq!((data.len(), data.has_metadata()), (512, false));
+        let metadata = metadata.unwrap();
+        assert_eq!((metadata.len(), metadata.has_metadata()), (16, false));
+        assert!(metadata.into_parts().1.is_none());
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::memory::{Memory, MemoryKind};
 use crate::spec::{Cqe, Sqe};
 use crate::time::{Duration, Instant};
 
-/// The data of one command, moved into the queue and back.
+/// The data of one command, moved into the queue and back; metadata that is transferred separately
+/// is part of the buffer ([`Buffer::with_metadata`]).
 #[derive(Debug, Default)]
 pub enum Data {
     /// No data phase.
@@ -44,6 +45,16 @@ impl Data {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether metadata travels beside the data.
+    #[must_use]
+    #[inline]
+    pub const fn has_metadata(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Read(b) | Self::Write(b) => b.has_metadata(),
+        }
     }
 
     /// The buffer, whatever the direction; empty for [`Data::None`].
@@ -111,6 +122,9 @@ pub enum RejectReason {
     NotReady,
     /// The data is larger than the transport can move with one command.
     TooLarge,
+    /// Metadata beside the data, which the transport does not move, or for which it has no memory of
+    /// the kind that is needed.
+    Metadata,
 }
 
 /// Where a queue is in its life; returned by [`Queue::poll`].
@@ -148,8 +162,8 @@ pub enum QueueSetup {
 pub trait Queue: Send {
     /// Takes one command. It may stay in a batch until [`Queue::flush`] or [`Queue::poll`].
     ///
-    /// The queue writes the command identifier and the data pointer of `sqe`; everything else
-    /// is the caller's.
+    /// The queue writes the command identifier, the data pointer, and, if the buffer has metadata,
+    /// the metadata pointer of `sqe`; everything else is the caller's.
     ///
     /// # Errors
     /// [`Rejected`] with the data and the reason; nothing was sent.

@@ -57,9 +57,16 @@ pub enum IoError {
         /// I/O queues that the controllers grant.
         granted: u16,
     },
-    /// The namespace got another block size while the request waited: its blocks are others now.
-    #[error("{head}: the namespace was given another block size while the request waited")]
+    /// The namespace got another format while the request waited: its blocks are others now.
+    #[error("{head}: the namespace was given another format while the request waited")]
     Formatted {
+        /// The head.
+        head: String,
+    },
+    /// The path does not move metadata beside the data: it goes over fabrics, or there is no memory
+    /// in one piece for it.
+    #[error("{head}: metadata beside the data cannot be moved on this path")]
+    Metadata {
         /// The head.
         head: String,
     },
@@ -172,7 +179,7 @@ pub enum SubmitReason {
     Unaligned {
         /// Length of the buffer.
         len: usize,
-        /// Block size of the namespace.
+        /// Bytes of a block in the buffer, its metadata included if that belongs there.
         block_size: u32,
     },
     /// The range does not lie inside the namespace.
@@ -196,11 +203,14 @@ pub enum SubmitReason {
     /// The namespace is write-protected.
     #[error("the namespace is read-only")]
     ReadOnly,
-    /// Blocks carry metadata, which this version does not handle.
-    #[error("blocks with {bytes} bytes of metadata are not supported")]
+    /// The metadata beside the buffer is not as long as that of all the blocks together, or is there
+    /// where none belongs.
+    #[error("{given} bytes of metadata beside the buffer: the namespace asks for {wanted}")]
     Metadata {
-        /// Bytes of metadata in a block.
-        bytes: u16,
+        /// Bytes given.
+        given: usize,
+        /// Bytes that belong there: 0 unless the namespace's metadata is transferred separately.
+        wanted: usize,
     },
     /// The head belongs to another host than the channel.
     #[error("the head belongs to another host")]

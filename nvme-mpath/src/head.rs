@@ -389,6 +389,7 @@ impl Head {
             let more_may_come = inner.paths.iter().any(|p| p.awaited && !p.usable());
             self.view.publish(HeadView {
                 geometry,
+                layout: geometry.layout(),
                 paths,
                 policy,
                 hedge,
@@ -404,13 +405,27 @@ impl Head {
 pub(crate) fn geometry_of(paths: &[Path]) -> Geometry {
     let newest = paths.iter().max_by_key(|p| p.reported);
     let info = newest.map(|p| Arc::clone(&p.info));
-    let (block_size, blocks, read_only, metadata_size) =
-        info.map_or((512, 0, true, 0), |i| (i.block_size, i.blocks, i.read_only, i.metadata_size));
+    let mut geometry = Geometry {
+        block_size: 512,
+        blocks: 0,
+        max_transfer: 0,
+        read_only: true,
+        metadata_size: 0,
+        extended_metadata: false,
+    };
+    if let Some(info) = info {
+        geometry.block_size = info.block_size;
+        geometry.blocks = info.blocks;
+        geometry.read_only = info.read_only;
+        geometry.metadata_size = info.metadata_size;
+        geometry.extended_metadata = info.extended_lba && info.metadata_size != 0;
+    }
+    let block = geometry.buffer_block() as usize;
     // One command moves at most 65,536 blocks (NVM 1.1 §3.3.4, NLB is 0's based and 16 bits).
-    let most = (block_size as usize) << 16;
+    let most = block << 16;
     let limit = paths.iter().map(|p| p.max_transfer).min().unwrap_or(most).min(most);
-    let max_transfer = (limit / block_size as usize).max(1) * block_size as usize;
-    Geometry { block_size, blocks, max_transfer, read_only, metadata_size }
+    geometry.max_transfer = (limit / block).max(1) * block;
+    geometry
 }
 
 fn path_view(p: &Path, choice: &Choice) -> PathView {

@@ -47,18 +47,55 @@ pub struct Geometry {
     pub block_size: u32,
     /// Size in logical blocks.
     pub blocks: u64,
-    /// Most bytes that one request can move, a multiple of `block_size`; the least of all paths.
+    /// Most bytes that the buffer of one request can have, a multiple of
+    /// [`buffer_block`](Self::buffer_block); the least of all paths. Metadata beside it comes on top.
     pub max_transfer: usize,
     /// Writes are refused.
     pub read_only: bool,
-    /// Bytes of metadata in each block; namespaces with metadata are shown but not read or written.
+    /// Bytes of metadata with each block, 0 for none.
     pub metadata_size: u16,
+    /// The metadata follows each block's data in the same buffer, and a block takes
+    /// `block_size + metadata_size` bytes there ([`Geometry::buffer_block`]). Otherwise the metadata
+    /// of all blocks is beside the data
+    /// ([`Buffer::with_metadata`](nvme_core::buffer::Buffer::with_metadata)).
+    pub extended_metadata: bool,
+}
+
+impl Geometry {
+    /// Bytes that a logical block takes in the buffer of a request: its data, and its metadata if
+    /// that follows.
+    #[must_use]
+    pub const fn buffer_block(&self) -> u32 {
+        let metadata = if self.extended_metadata { self.metadata_size as u32 } else { 0 };
+        self.block_size + metadata
+    }
+
+    pub(crate) const fn layout(&self) -> Layout {
+        let shift = self.block_size.trailing_zeros();
+        let extended = (self.extended_metadata as u32) << 16;
+        Layout(shift << 17 | extended | self.metadata_size as u32)
+    }
+}
+
+/// All that says how a number of blocks lies in memory, in one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Layout(u32);
+
+impl Layout {
+    /// Bytes that a block takes in the buffer of a request.
+    pub(crate) const fn buffer_block(self) -> usize {
+        let extended = self.0 >> 16 & 1 != 0;
+        let metadata = if extended { self.0 & 0xffff } else { 0 };
+        (1 << (self.0 >> 17)) + metadata as usize
+    }
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct HeadView {
     pub(crate) geometry: Geometry,
+    /// The geometry's.
+    pub(crate) layout: Layout,
     pub(crate) paths: Box<[PathView]>,
     pub(crate) policy: PathPolicy,
     /// How reads are hedged, if they are.

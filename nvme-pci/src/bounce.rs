@@ -12,6 +12,11 @@ pub(crate) struct Chain {
     last: u32,
 }
 
+impl Chain {
+    /// No pages.
+    pub const NONE: Self = Self { first: END, last: END };
+}
+
 /// A bounded pool of pages, in segments of one length. Taking and giving back allocate nothing.
 #[derive(Debug)]
 pub(crate) struct Pool {

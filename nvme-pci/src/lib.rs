@@ -21,6 +21,7 @@ mod heap;
 mod hmb;
 #[cfg(feature = "mem")]
 pub mod mem;
+mod metadata;
 mod mmio;
 mod options;
 mod pair;

@@ -6,10 +6,11 @@ use nvme_core::spec::{Cqe, Sqe};
 use nvme_core::transport::{Data, RejectReason, Rejected, Tag, TransportError};
 
 use crate::backend::BackendError;
-use crate::bounce::Pool;
+use crate::bounce::{Chain, Pool};
 use crate::counters::QueueCounters;
 use crate::device::Device;
 use crate::dma::{DmaMemory, PAGE};
+use crate::metadata::{NoPiece, PAUSE, Pieces};
 use crate::prp::{self, ListPages};
 use crate::region::RegionMap;
 use crate::ring::{BadHead, CQE_BYTES, CompletionRing, SQE_BYTES, SubmissionRing};
@@ -21,6 +22,9 @@ const ADMIN_POOL: (usize, usize) = (64 << 10, 1 << 20);
 
 /// Slots whose lists are allocated together. The lowest are used first, so that low depths need few.
 const LIST_SLOTS: usize = 16;
+
+/// Metadata beside the data may take this part of what data may.
+const METADATA_SHARE: usize = 4;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -35,8 +39,13 @@ pub(crate) struct Pair {
     pool: Pool,
     /// The pool is in the controller memory buffer.
     pool_in_cmb: bool,
-    /// There was no memory to grow by.
-    outgrown: bool,
+    /// Memory for metadata beside the data.
+    pieces: Pieces,
+    /// All pieces together are not longer.
+    pieces_most: usize,
+    /// There was no memory to grow by; so many more requests are turned away before it is asked for
+    /// again.
+    outgrown: u32,
     max_transfer: usize,
     /// Transfers from this size on use SGLs.
     sgl_from: usize,
@@ -94,7 +103,9 @@ impl Pair {
             list_pages,
             pool: Pool::new(first, pool.next_power_of_two() / PAGE),
             pool_in_cmb,
-            outgrown: false,
+            pieces: Pieces::default(),
+            pieces_most: pool / METADATA_SHARE,
+            outgrown: 0,
             max_transfer,
             sgl_from,
             events: 0,
@@ -136,7 +147,11 @@ impl Pair {
         let Some(slot) = self.slots.next_free().filter(|_| !self.sq.is_full()) else {
             return reject(RejectReason::Full, data);
         };
-        let place = match self.place(device, &mut sqe, &data, slot, regions, counters) {
+        let place = match data.has_metadata() {
+            false => self.place(device, &mut sqe, &data, slot, regions, counters, false),
+            true => self.place_both(device, &mut sqe, &data, slot, regions, counters),
+        };
+        let place = match place {
             Ok(place) => place,
             Err(reason) => return reject(reason, data),
         };
@@ -169,8 +184,68 @@ impl Pair {
         self.sq.push(&sqe)
     }
 
-    /// Makes the data reachable, and points the command to it.
+    /// Makes data and the metadata beside it reachable, and points the command to both.
+    #[cold]
+    fn place_both(
+        &mut self,
+        device: &Device,
+        sqe: &mut Sqe,
+        data: &Data,
+        slot: u16,
+        regions: &RegionMap,
+        counters: &QueueCounters,
+    ) -> Result<Place, RejectReason> {
+        let (Data::Read(buffer) | Data::Write(buffer)) = data else { return Ok(Place::None) };
+        let metadata = buffer.metadata().unwrap_or_default();
+        // Either all of a command is in the controller's memory, or nothing (NVMe 2.1 §3.1.4.11,
+        // CDMMMS).
+        let in_cmb = self.pool_in_cmb;
+        let reached = match in_cmb {
+            true => None,
+            false => regions.find(metadata).and_then(|pages| one_piece(pages, metadata)),
+        };
+        let (address, piece) = match reached {
+            Some(address) => (address, None),
+            None => {
+                let most = self.pieces_most;
+                let piece = self.pieces.take(metadata.len(), most, |bytes| match in_cmb {
+                    true => device.cmb().and_then(|cmb| cmb.data(bytes)),
+                    false => device.backend().alloc_dma(bytes, PAGE).ok(),
+                });
+                let piece = piece.map_err(|why| match why {
+                    NoPiece::Now => RejectReason::Full,
+                    NoPiece::Ever => RejectReason::Metadata,
+                })?;
+                let Some(address) = self.pieces.get(piece).and_then(|m| m.bus(0)) else {
+                    self.pieces.give(piece);
+                    return Err(RejectReason::Metadata);
+                };
+                (address, Some(piece))
+            }
+        };
+        let placed = self.place(device, sqe, data, slot, regions, counters, in_cmb);
+        sqe.set_metadata(address);
+        let Some(piece) = piece else { return placed };
+        let data_at = match placed {
+            Ok(Place::Bounce(chain)) => chain,
+            Ok(_) => Chain::NONE,
+            Err(reason) => {
+                self.pieces.give(piece);
+                return Err(reason);
+            }
+        };
+        if let (Data::Write(_), Some(memory)) = (data, self.pieces.get(piece)) {
+            // It fits: the piece is as long at least.
+            let _ = memory.copy_in(0, metadata);
+        }
+        counters.bounced(metadata.len());
+        Ok(Place::Metadata { piece, data: data_at })
+    }
+
+    /// Makes the data reachable, and points the command to it. `copied`: not where it is, but through
+    /// the pool.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "one command, and all that it needs")]
     fn place(
         &mut self,
         device: &Device,
@@ -179,6 +254,7 @@ impl Pair {
         slot: u16,
         regions: &RegionMap,
         counters: &QueueCounters,
+        copied: bool,
     ) -> Result<Place, RejectReason> {
         let (buffer, host_sends) = match data {
             // The commands that create queues bring the queue's address themselves.
@@ -202,7 +278,8 @@ impl Pair {
         let as_sgl = bytes.len() >= self.sgl_from;
         // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
         let at = bytes.as_ptr() as usize;
-        if let Some(pages) = regions.find(bytes).filter(|_| at.is_multiple_of(4)) {
+        let reached = if copied { None } else { regions.find(bytes) };
+        if let Some(pages) = reached.filter(|_| at.is_multiple_of(4)) {
             if let &[page] = pages
                 && !as_sgl
             {
@@ -245,20 +322,32 @@ impl Pair {
     /// Adds memory for lists of more slots. If there is none, commands wait for those in flight.
     #[cold]
     fn grow_lists(&mut self, device: &Device) -> bool {
-        if !self.outgrown {
-            let len = LIST_SLOTS * self.list_pages * PAGE;
-            match device.backend().alloc_dma(len, PAGE) {
-                Ok(memory) => self.lists.push(memory),
-                Err(_) => self.outgrown = true,
-            }
+        if !self.may_grow() {
+            return false;
         }
-        !self.outgrown
+        let len = LIST_SLOTS * self.list_pages * PAGE;
+        match device.backend().alloc_dma(len, PAGE) {
+            Ok(memory) => self.lists.push(memory),
+            Err(_) => self.outgrown = PAUSE,
+        }
+        self.outgrown == 0
+    }
+
+    /// Whether memory is asked for: not while that was refused a short time ago, since it takes a
+    /// system call.
+    fn may_grow(&mut self) -> bool {
+        let paused = self.outgrown > 0;
+        self.outgrown = self.outgrown.saturating_sub(1);
+        !paused
     }
 
     /// Adds memory for data. Whether there was some.
     #[cold]
     fn grow_pool(&mut self, device: &Device) -> bool {
-        let Some(len) = self.pool.wants().filter(|_| !self.outgrown) else { return false };
+        let Some(len) = self.pool.wants() else { return false };
+        if !self.may_grow() {
+            return false;
+        }
         // A command's data must not be in both memories (NVMe 2.1 §3.1.4.11, CDPMLS).
         let memory = match self.pool_in_cmb {
             true => device.cmb().and_then(|cmb| cmb.data(len)),
@@ -266,9 +355,9 @@ impl Pair {
         };
         match memory {
             Some(memory) => self.pool.grow(memory),
-            None => self.outgrown = true,
+            None => self.outgrown = PAUSE,
         }
-        !self.outgrown
+        self.outgrown == 0
     }
 
     /// Ends the command that a completion entry is for. An entry that cannot be is an error, which
@@ -297,7 +386,7 @@ impl Pair {
         }
         // What a failed command has transferred is of no use to anyone (NVMe 2.1 §4.2.3).
         let arrived = cqe.status().is_success();
-        if let Place::Bounce(_) = command.place {
+        if let Place::Bounce(_) | Place::Metadata { .. } = command.place {
             self.take_back(&mut command, arrived);
         }
         Ok(command)
@@ -306,10 +395,15 @@ impl Pair {
     /// Ends any command, without an answer. The controller must have been stopped.
     pub fn abandon(&mut self, mut sink: impl FnMut(InFlight)) {
         (self.events, self.own) = (0, 0);
-        let pool = &mut self.pool;
+        let (pool, pieces) = (&mut self.pool, &mut self.pieces);
         for mut command in self.slots.drain() {
-            if let Place::Bounce(chain) = std::mem::replace(&mut command.place, Place::None) {
-                pool.give(&chain);
+            match std::mem::replace(&mut command.place, Place::None) {
+                Place::Bounce(chain) => pool.give(&chain),
+                Place::Metadata { piece, data } => {
+                    pieces.give(piece);
+                    pool.give(&data);
+                }
+                Place::None | Place::Direct => {}
             }
             if command.watch != Watch::Doorbells {
                 sink(command);
@@ -317,10 +411,27 @@ impl Pair {
         }
     }
 
+    /// The same for the metadata beside it.
+    #[cold]
+    fn take_metadata_back(&mut self, command: &mut InFlight, piece: u16, arrived: bool) {
+        if let Data::Read(buffer) = &mut command.data
+            && arrived
+            && let (Some(memory), Some(metadata)) = (self.pieces.get(piece), buffer.metadata_mut())
+        {
+            let _ = memory.copy_out(0, metadata);
+        }
+        self.pieces.give(piece);
+    }
+
     /// The device is done with a command's data: what it read goes into the caller's buffer.
     fn take_back(&mut self, command: &mut InFlight, arrived: bool) {
-        let Place::Bounce(chain) = std::mem::replace(&mut command.place, Place::None) else {
-            return;
+        let chain = match std::mem::replace(&mut command.place, Place::None) {
+            Place::Bounce(chain) => chain,
+            Place::Metadata { piece, data } => {
+                self.take_metadata_back(command, piece, arrived);
+                data
+            }
+            Place::None | Place::Direct => return,
         };
         if let Data::Read(buffer) = &mut command.data
             && arrived
@@ -329,6 +440,14 @@ impl Pair {
         }
         self.pool.give(&chain);
     }
+}
+
+/// The bus address of metadata at these pages, if one address is enough.
+fn one_piece(pages: &[u64], metadata: &[u8]) -> Option<u64> {
+    let at = metadata.as_ptr() as usize;
+    let together = pages.windows(2).all(|w| w[0].checked_add(PAGE as u64) == Some(w[1]));
+    let first = pages.first().filter(|_| together && at.is_multiple_of(4))?;
+    first.checked_add((at % PAGE) as u64)
 }
 
 #[cold]

@@ -18,6 +18,8 @@ pub(crate) enum Place {
     Direct,
     /// In pages of the queue's pool.
     Bounce(Chain),
+    /// Its metadata in a piece of the queue's; its data in pages of the pool, if it has some.
+    Metadata { piece: u16, data: Chain },
 }
 
 /// What the driver itself wants to know of a command's end.

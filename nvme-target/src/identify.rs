@@ -14,7 +14,7 @@ use crate::admin::Admin;
 use crate::aer::AER_LIMIT;
 use crate::ana::ANA_GROUP_MAX;
 use crate::controller::ERROR_LOG_ENTRIES;
-use crate::namespace::{NSID_MAX, Namespace};
+use crate::namespace::{Metadata, NSID_MAX, Namespace};
 
 /// Abort commands that may be outstanding, less one.
 const ABORT_LIMIT: u8 = 3;
@@ -167,6 +167,14 @@ fn namespace(admin: &Admin<'_>, nsid: u32) -> Result<Page, Status> {
         id.nguid = ns.ids.nguid;
         id.eui64 = ns.ids.eui64;
         id.lbaf[0].lbads = ns.block_shift as u8;
+        id.lbaf[0].ms = ns.metadata.bytes().into();
+        // Metadata capabilities: bit 0 after the data, bit 1 beside it (NVM 1.1 §4.1.5.1).
+        id.mc = match ns.metadata {
+            Metadata::None => 0,
+            Metadata::Extended(_) => 1,
+            Metadata::Separate(_) => 2,
+        };
+        id.flbas = u8::from(matches!(ns.metadata, Metadata::Extended(_))) << 4;
         id.nvmcap = (u128::from(ns.blocks) << ns.block_shift).into();
     }
     Ok(id.as_bytes().to_vec())

@@ -97,7 +97,8 @@ fn range(ns: &Namespace, sqe: &Sqe) -> Result<(u64, u64), Status> {
     if slba > ns.blocks || blocks > ns.blocks - slba {
         return Err(Status::LBA_OUT_OF_RANGE.with_dnr());
     }
-    Ok((slba << ns.block_shift, blocks << ns.block_shift))
+    // No overflow: the namespace has as many bytes.
+    Ok((slba * ns.block(), blocks * ns.block()))
 }
 
 /// The same for a command that moves the blocks' data.
@@ -128,11 +129,52 @@ pub(crate) fn execute(ns: &Namespace, plan: Plan, data: &[u8]) -> Result<(), Sta
             Ok(false) => Err(Status::COMPARE_FAILURE.with_dnr()),
             Err(_) => Err(Status::UNRECOVERED_READ_ERROR),
         },
-        Plan::Zero { offset, len } => backing.zero(offset, len).map_err(|_| Status::WRITE_FAULT),
+        Plan::Zero { offset, len } => zero(ns, offset, len),
         Plan::Flush => backing.flush().map_err(|_| Status::WRITE_FAULT),
         Plan::Deallocate { act, len } => {
             deallocate(ns, act, data.get(..len as usize).unwrap_or_default())
         }
+    }
+}
+
+/// Zeroes blocks, and their metadata.
+fn zero(ns: &Namespace, offset: u64, len: u64) -> Result<(), Status> {
+    let beside = |bytes| bytes / ns.block() * ns.metadata_beside();
+    ns.backing
+        .zero(offset, len)
+        .and_then(|()| ns.beside.zero(beside(offset), beside(len)))
+        .map_err(|_| Status::WRITE_FAULT)
+}
+
+/// Where the metadata of the blocks that a command moves is in `ns.beside`, and how long it is; `None`
+/// if there is none.
+pub(crate) fn beside(ns: &Namespace, plan: Plan) -> Option<(u64, usize)> {
+    let (Plan::Read { offset, len }
+    | Plan::Write { offset, len, .. }
+    | Plan::Compare { offset, len }) = plan
+    else {
+        return None;
+    };
+    let each = ns.metadata_beside();
+    let bytes = u64::from(len) / ns.block() * each;
+    (each != 0).then_some((offset / ns.block() * each, bytes as usize))
+}
+
+/// Carries out the part of a command that is about metadata beside the data, other than a read's.
+pub(crate) fn execute_beside(
+    ns: &Namespace,
+    plan: Plan,
+    offset: u64,
+    metadata: &[u8],
+) -> Result<(), Status> {
+    match plan {
+        Plan::Write { .. } => ns.beside.write(offset, metadata).map_err(|_| Status::WRITE_FAULT),
+        Plan::Compare { .. } => match ns.beside.compare(offset, metadata) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Status::COMPARE_FAILURE.with_dnr()),
+            Err(_) => Err(Status::UNRECOVERED_READ_ERROR),
+        },
+        _ => Ok(()),
     }
 }
 
@@ -146,8 +188,7 @@ fn deallocate(ns: &Namespace, act: bool, data: &[u8]) -> Result<(), Status> {
             return Err(Status::LBA_OUT_OF_RANGE.with_dnr());
         }
         if act {
-            let zeroed = ns.backing.zero(slba << ns.block_shift, blocks << ns.block_shift);
-            zeroed.map_err(|_| Status::WRITE_FAULT)?;
+            zero(ns, slba * ns.block(), blocks * ns.block())?;
         }
     }
     Ok(())

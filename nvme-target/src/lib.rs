@@ -44,7 +44,7 @@ pub use config::{PowerState, SubsystemConfig};
 pub use driven::{ConnectionId, DrivenTarget};
 pub use error::TargetError;
 pub use fault::{BadIcResp, BadPdu, FaultAction, FaultId, FaultRule};
-pub use namespace::{NSID_MAX, NamespaceConfig, NamespaceIds};
+pub use namespace::{Metadata, NSID_MAX, NamespaceConfig, NamespaceIds};
 pub use pci::{
     Doorbells, HostMemory, Interrupts, PciConfig, PciDevice, PciFault, PciStats, PciWorker,
 };

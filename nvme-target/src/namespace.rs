@@ -25,12 +25,36 @@ pub struct NamespaceIds {
     pub eui64: Eui64,
 }
 
+/// What comes with each block's data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Metadata {
+    /// Nothing.
+    #[default]
+    None,
+    /// So many bytes after each block's data, in the same buffer (an extended LBA).
+    Extended(u16),
+    /// So many bytes for each block, in a buffer of their own. Fabrics do not move it: there, commands
+    /// that read, write or compare blocks fail with Invalid Field in Command.
+    Separate(u16),
+}
+
+impl Metadata {
+    /// Bytes for each block.
+    pub(crate) const fn bytes(self) -> u16 {
+        match self {
+            Self::None => 0,
+            Self::Extended(bytes) | Self::Separate(bytes) => bytes,
+        }
+    }
+}
+
 /// Describes a namespace to add.
 #[derive(Debug)]
 pub struct NamespaceConfig {
     pub(crate) nsid: u32,
     pub(crate) bytes: u64,
     pub(crate) block_size: u32,
+    pub(crate) metadata: Metadata,
     pub(crate) ids: Option<NamespaceIds>,
     pub(crate) ana_group: u32,
     pub(crate) backing: Backing,
@@ -39,7 +63,16 @@ pub struct NamespaceConfig {
 
 impl NamespaceConfig {
     fn new(nsid: u32, bytes: u64, backing: Backing) -> Self {
-        Self { nsid, bytes, block_size: 4096, ids: None, ana_group: 1, backing, enabled: true }
+        Self {
+            nsid,
+            bytes,
+            block_size: 4096,
+            metadata: Metadata::None,
+            ids: None,
+            ana_group: 1,
+            backing,
+            enabled: true,
+        }
     }
 
     /// `bytes` of sparse memory as namespace `nsid`: blocks of 4096 bytes, ANA group 1, enabled, a UUID made from
@@ -76,6 +109,14 @@ impl NamespaceConfig {
         self
     }
 
+    /// Metadata with each block. It comes on top of the bytes that the namespace has. Metadata that is
+    /// beside the data is kept in memory, whatever the data is kept in.
+    #[must_use]
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
     /// The identifiers to report.
     #[must_use]
     pub fn ids(mut self, ids: NamespaceIds) -> Self {
@@ -103,16 +144,20 @@ impl NamespaceConfig {
 pub(crate) struct Namespace {
     pub nsid: u32,
     pub block_shift: u32,
+    pub metadata: Metadata,
     pub blocks: u64,
     pub ids: NamespaceIds,
     pub ana_group: u32,
     pub backing: Arc<Backing>,
+    /// Metadata that is beside the data.
+    pub beside: Arc<Backing>,
     pub enabled: bool,
 }
 
 impl Namespace {
     pub fn new(config: NamespaceConfig, nqn: &str) -> Result<Self, TargetError> {
-        let NamespaceConfig { nsid, bytes, block_size, ids, ana_group, backing, enabled } = config;
+        let NamespaceConfig { nsid, bytes, block_size, metadata, ids, ana_group, backing, enabled } =
+            config;
         if !(1..=NSID_MAX).contains(&nsid) {
             return Err(TargetError::NamespaceId(nsid));
         }
@@ -124,15 +169,42 @@ impl Namespace {
             uuid: derived_uuid(nqn, nsid),
             ..NamespaceIds::default()
         });
-        Ok(Self {
+        let mut new = Self {
             nsid,
             block_shift: block_size.trailing_zeros(),
-            blocks: bytes / u64::from(block_size),
+            metadata,
+            blocks: 0,
             ids,
             ana_group,
             backing: Arc::new(backing),
+            beside: Arc::new(Backing::memory()),
             enabled,
-        })
+        };
+        new.resize(bytes);
+        Ok(new)
+    }
+
+    /// Bytes of a block in a data buffer, and in the storage.
+    pub fn block(&self) -> u64 {
+        let block = 1 << self.block_shift;
+        match self.metadata {
+            Metadata::Extended(bytes) => block + u64::from(bytes),
+            Metadata::None | Metadata::Separate(_) => block,
+        }
+    }
+
+    /// Bytes of a block's metadata beside the data.
+    pub fn metadata_beside(&self) -> u64 {
+        match self.metadata {
+            Metadata::Separate(bytes) => bytes.into(),
+            Metadata::None | Metadata::Extended(_) => 0,
+        }
+    }
+
+    /// Sets the size to so many bytes of data, rounded down to whole blocks.
+    pub fn resize(&mut self, bytes: u64) {
+        let most = u64::MAX / (self.block() + self.metadata_beside());
+        self.blocks = (bytes >> self.block_shift).min(most);
     }
 }
 

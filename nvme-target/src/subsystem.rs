@@ -181,7 +181,7 @@ impl Subsystem {
     /// # Errors
     /// [`TargetError::NoNamespace`].
     pub fn resize_namespace(&self, nsid: u32, bytes: u64) -> Result<(), TargetError> {
-        self.change_namespace(nsid, |ns| ns.blocks = bytes >> ns.block_shift)
+        self.change_namespace(nsid, |ns| ns.resize(bytes))
     }
 
     /// Gives a namespace other identifiers, as if another one had taken its place.

@@ -198,14 +198,18 @@ impl Engine {
 
     fn buffer(&mut self, blocks: u64) -> Buffer {
         let len = blocks as usize * self.plan.block_size;
-        match self.buffers.pop() {
-            Some(buffer) if buffer.len() == len => buffer,
+        let buffer = match self.buffers.pop() {
+            Some(buffer) if buffer.len() == len => return buffer,
             _ if self.plan.verify => Buffer::zeroed(len),
             _ => {
                 // Not zeroes: some devices take those for nothing.
                 let words = (0..len as u64).map(|i| mix(i ^ (self.serial << 32)) as u8);
                 words.collect::<Vec<u8>>().into()
             }
+        };
+        match blocks as usize * self.plan.metadata_size {
+            0 => buffer,
+            beside => buffer.with_metadata(Buffer::zeroed(beside)),
         }
     }
 
@@ -215,6 +219,12 @@ impl Engine {
         for (block, lba) in blocks.zip(lba..) {
             Stamp { lba, sequence, run }.write(block);
             self.ledger.write_begins(lba, sequence, begun);
+        }
+        if let Some(metadata) = buffer.metadata_mut() {
+            let blocks = metadata.chunks_exact_mut(self.plan.metadata_size.max(1));
+            for (block, lba) in blocks.zip(lba..) {
+                Stamp { lba, sequence, run }.write_metadata(block);
+            }
         }
     }
 
@@ -275,7 +285,14 @@ impl Engine {
                     let from = i * self.plan.block_size;
                     let block = buffer.as_slice().get(from..from + self.plan.block_size);
                     // A buffer that came back too short holds no version of anything.
-                    let seen = block.map_or(Seen::Damaged, inspect);
+                    let mut seen = block.map_or(Seen::Damaged, inspect);
+                    let each = self.plan.metadata_size;
+                    if let (Seen::Stamp(stamp), Some(metadata)) = (seen, buffer.metadata()) {
+                        let beside = metadata.get(i * each..(i + 1) * each);
+                        if !beside.is_some_and(|m| stamp.has_metadata(m)) {
+                            seen = Seen::Damaged;
+                        }
+                    }
                     let verdict = self.ledger.read_ends(lba, request.begun, seen, now);
                     self.tally.judge(lba, verdict, seen);
                 }

@@ -43,8 +43,10 @@ pub struct Plan {
     pub first: u64,
     /// Blocks in the region, at least `request_blocks`.
     pub blocks: u64,
-    /// Bytes in a block.
+    /// Bytes that a block has in a buffer: its data, and its metadata if that follows.
     pub block_size: usize,
+    /// Bytes of metadata of each block beside the buffer's data.
+    pub metadata_size: usize,
     /// Blocks moved by one request, at least 1.
     pub request_blocks: u64,
     /// Random requests begin at multiples of their size; otherwise at any block, so that they
@@ -128,9 +130,18 @@ mod tests {
     use super::*;
 
     fn plan(pattern: Pattern, aligned: bool) -> Plan {
-        let (first, blocks, block_size, request_blocks) = (100, 10, 512, 4);
-        let (verify, depth, seed) = (true, 4, 1);
-        Plan { pattern, first, blocks, block_size, request_blocks, aligned, verify, depth, seed }
+        Plan {
+            pattern,
+            first: 100,
+            blocks: 10,
+            block_size: 512,
+            metadata_size: 0,
+            request_blocks: 4,
+            aligned,
+            verify: true,
+            depth: 4,
+            seed: 1,
+        }
     }
 
     #[test]

@@ -63,6 +63,19 @@ impl Stamp {
         block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
     }
 
+    /// Fills the metadata beside a block, of any length.
+    pub fn write_metadata(&self, metadata: &mut [u8]) {
+        self.pattern(metadata);
+    }
+
+    /// Whether the metadata beside a block is what this write had.
+    #[must_use]
+    pub fn has_metadata(&self, metadata: &[u8]) -> bool {
+        let mut own = vec![0; metadata.len()];
+        self.pattern(&mut own);
+        own == metadata
+    }
+
     /// Words that differ between stamps and within one.
     fn pattern(&self, body: &mut [u8]) {
         let seed = mix(self.lba ^ mix(self.sequence ^ mix(self.run)));
@@ -109,6 +122,15 @@ pub(super) const fn mix(mut x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metadata_is_of_one_write() {
+        let stamp = Stamp { lba: 7, sequence: 3, run: 9 };
+        let mut metadata = [0; 13];
+        stamp.write_metadata(&mut metadata);
+        assert!(stamp.has_metadata(&metadata));
+        assert!(!Stamp { sequence: 4, ..stamp }.has_metadata(&metadata));
+    }
 
     #[test]
     fn a_stamp_is_read_back_at_any_block_size() {

@@ -59,9 +59,10 @@ pub(super) fn check(nsid: u32, bytes: &[u8], mut ids: NamespaceIds) -> Outcome {
         (_, Err(error)) => return Outcome::Unusable(error.to_string()),
     };
     let (format, block_size) = format;
-    if blocks.checked_mul(block_size.into()).is_none() {
+    let with_metadata = u64::from(block_size) + u64::from(format.ms.get());
+    if blocks.checked_mul(with_metadata).is_none() {
         return Outcome::Unusable(format!(
-            "{blocks} blocks of {block_size} bytes are more than 64 bits can count"
+            "{blocks} blocks of {with_metadata} bytes are more than 64 bits can count"
         ));
     }
     ids.nguid = ids.nguid.or(Some(ns.nguid).filter(|id| !id.is_nil()));

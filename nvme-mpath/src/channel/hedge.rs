@@ -285,7 +285,7 @@ impl Channel {
         let (association, nsid) = (path.association, path.nsid);
         let Some(sqe) = command(entry, nsid) else { return false };
         let Some(place) = self.hedges.free.pop() else { return false };
-        let len = entry.blocks as usize * entry.block_size as usize;
+        let len = entry.blocks as usize * entry.layout.buffer_block();
         let Some(buffer) = self.hedges.take(len) else {
             self.hedges.free.push(place);
             return false;

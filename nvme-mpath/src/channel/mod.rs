@@ -26,6 +26,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use nvme_core::buffer::Buffer;
 use nvme_core::spec::Status;
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, QueueStatus};
@@ -173,7 +174,8 @@ impl Channel {
         let place = self.heads.place(head);
         let known = &mut self.heads[place];
         known.refresh();
-        let (geometry, ahead) = (known.view.geometry, !known.waiting.is_empty());
+        let (geometry, layout) = (known.view.geometry, known.view.layout);
+        let ahead = !known.waiting.is_empty();
         match check(&geometry, &request) {
             Ok(blocks) => request.blocks = blocks,
             Err(reason) => return Err(SubmitError { reason, buffer: request.buffer }),
@@ -182,7 +184,7 @@ impl Channel {
             self.check_at = Instant::ZERO;
         }
         let timeout = request.timeout;
-        let at = self.slab.insert(request, place, geometry.block_size).map_err(|request| {
+        let at = self.slab.insert(request, place, layout).map_err(|request| {
             let reason = SubmitReason::Full { depth: self.slab.depth() };
             SubmitError { reason, buffer: request.buffer }
         })?;
@@ -362,17 +364,19 @@ fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> 
         }
         IoOp::Discard => u64::from(request.blocks),
         IoOp::Read | IoOp::Write | IoOp::Compare => {
-            let len = request.buffer.len();
-            if len == 0 || !len.is_multiple_of(block_size as usize) {
-                return Err(SubmitReason::Unaligned { len, block_size });
+            let buffer = &request.buffer;
+            if geometry.metadata_size != 0 || buffer.has_metadata() {
+                u64::from(check_metadata(geometry, buffer)?)
+            } else {
+                let len = buffer.len();
+                if len == 0 || !len.is_multiple_of(block_size as usize) {
+                    return Err(SubmitReason::Unaligned { len, block_size });
+                }
+                if len > geometry.max_transfer {
+                    return Err(SubmitReason::TooLarge { len, max: geometry.max_transfer });
+                }
+                (len / block_size as usize) as u64
             }
-            if len > geometry.max_transfer {
-                return Err(SubmitReason::TooLarge { len, max: geometry.max_transfer });
-            }
-            if geometry.metadata_size != 0 {
-                return Err(SubmitReason::Metadata { bytes: geometry.metadata_size });
-            }
-            (len / block_size as usize) as u64
         }
     };
     if geometry.read_only && request.op.modifies() {
@@ -383,6 +387,24 @@ fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> 
         return Err(SubmitReason::OutOfRange { slba, blocks, capacity });
     }
     u32::try_from(blocks).map_err(|_| SubmitReason::OutOfRange { slba, blocks, capacity })
+}
+
+/// The same of the buffer where blocks have metadata, or the buffer has some.
+#[cold]
+fn check_metadata(geometry: &Geometry, buffer: &Buffer) -> Result<u32, SubmitReason> {
+    let (len, block_size, max) = (buffer.len(), geometry.buffer_block(), geometry.max_transfer);
+    if len == 0 || !len.is_multiple_of(block_size as usize) {
+        return Err(SubmitReason::Unaligned { len, block_size });
+    }
+    let blocks = u32::try_from(len / block_size as usize).ok().filter(|_| len <= max);
+    let blocks = blocks.ok_or(SubmitReason::TooLarge { len, max })?;
+    let beside = if geometry.extended_metadata { 0 } else { usize::from(geometry.metadata_size) };
+    let (given, wanted) = (buffer.metadata().map_or(0, <[u8]>::len), blocks as usize * beside);
+    if given == wanted && buffer.has_metadata() == (wanted != 0) {
+        Ok(blocks)
+    } else {
+        Err(SubmitReason::Metadata { given, wanted })
+    }
 }
 
 impl AsFd for Channel {

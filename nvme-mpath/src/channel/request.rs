@@ -9,8 +9,13 @@ use zerocopy::IntoBytes;
 use super::pace::Kind;
 use crate::error::{IoError, IoOp};
 use crate::ids::AssociationId;
+use crate::view::Layout;
 
 /// One I/O to be done.
+///
+/// Where blocks have metadata ([`Geometry::metadata_size`](crate::Geometry::metadata_size)), buffers
+/// that are read, written or compared have it, too: after each block's data, or beside all of it
+/// ([`Buffer::with_metadata`]), as the namespace's format says.
 #[derive(Debug)]
 pub struct IoRequest {
     pub(crate) op: IoOp,
@@ -100,7 +105,7 @@ pub struct IoCompletion {
     pub slba: u64,
     /// How it went.
     pub result: Result<(), Box<IoError>>,
-    /// The request's buffer. After a failed read its contents are undefined.
+    /// The request's buffer, with its metadata if it had some. After a failed read its contents are undefined.
     pub buffer: Buffer,
     /// The outcome is open: the request failed, would have changed the namespace, and was sent at
     /// least once on a connection that was lost before the answer came. The controller may have
@@ -158,7 +163,7 @@ pub(super) struct Entry {
     pub(super) uncertain: bool,
     pub(super) blocks: u32,
     /// What `blocks` and `slba` count in: a namespace may be formatted while the request waits.
-    pub(super) block_size: u32,
+    pub(super) layout: Layout,
     pub(super) slba: u64,
     pub(super) user_data: u64,
     /// Place of the head in the channel's table.
@@ -216,7 +221,7 @@ impl Slab {
             expired: false,
             expires: Instant::ZERO,
             blocks: 0,
-            block_size: 0,
+            layout: Layout::default(),
             slba: 0,
             user_data: 0,
             head: 0,
@@ -284,7 +289,7 @@ impl Slab {
         &mut self,
         request: IoRequest,
         head: u32,
-        block_size: u32,
+        layout: Layout,
     ) -> Result<u32, IoRequest> {
         let at = self.free;
         if self.used() >= self.depth() {
@@ -303,7 +308,7 @@ impl Slab {
         entry.limited = false;
         entry.expired = false;
         entry.blocks = request.blocks;
-        entry.block_size = block_size;
+        entry.layout = layout;
         entry.slba = request.slba;
         entry.user_data = request.user_data;
         entry.head = head;
@@ -383,9 +388,9 @@ mod tests {
     fn a_tag_means_one_request_only() {
         let mut slab = Slab::new(2, 0);
         let here = AssociationId { slot: 0, epoch: 1 };
-        let a = slab.insert(IoRequest::flush(1), 0, 512).unwrap();
-        let b = slab.insert(IoRequest::flush(2), 0, 512).unwrap();
-        assert!(slab.insert(IoRequest::flush(3), 0, 512).is_err());
+        let a = slab.insert(IoRequest::flush(1), 0, Layout::default()).unwrap();
+        let b = slab.insert(IoRequest::flush(2), 0, Layout::default()).unwrap();
+        assert!(slab.insert(IoRequest::flush(3), 0, Layout::default()).is_err());
         assert_eq!(slab.used(), slab.depth());
         slab[a].place = Place::InFlight(here);
         slab[b].place = Place::InFlight(here);
@@ -393,7 +398,7 @@ mod tests {
         assert_eq!(slab.find(old), Some(a));
         let _ = slab.remove(a);
         assert_eq!((slab.find(old), slab.used()), (None, 1));
-        let again = slab.insert(IoRequest::flush(4), 0, 512).unwrap();
+        let again = slab.insert(IoRequest::flush(4), 0, Layout::default()).unwrap();
         slab[again].place = Place::InFlight(here);
         assert_eq!((again, slab.find(old)), (a, None));
         assert_eq!(slab.find(slab.tag(again)), Some(again));

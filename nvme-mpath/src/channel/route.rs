@@ -53,7 +53,7 @@ impl Channel {
             let known = &mut self.heads[place];
             known.refresh();
             let entry = &mut self.slab[at];
-            if known.view.geometry.block_size != entry.block_size && entry.op != IoOp::Flush {
+            if known.view.layout != entry.layout && entry.op != IoOp::Flush {
                 self.parked.hopeless.push((at, Hopeless::Formatted));
                 return Sent::Yes;
             }
@@ -119,6 +119,10 @@ impl Channel {
                     entry.data = rejected.data;
                     if rejected.reason == RejectReason::Full {
                         return Sent::Full;
+                    }
+                    if rejected.reason == RejectReason::Metadata {
+                        self.parked.hopeless.push((at, Hopeless::Metadata));
+                        return Sent::Yes;
                     }
                     // It died and does not know yet that we know: poll it, and do without it until
                     // the control plane has replaced it.

@@ -301,8 +301,16 @@ impl Control {
         let geometry = geometry_of(std::slice::from_ref(&path));
         let (paths, no_path, more_may_come) = (Box::default(), NoPath::Park, true);
         let policy = Default::default();
-        let view =
-            HeadView { geometry, paths, policy, hedge: None, timed: false, no_path, more_may_come };
+        let view = HeadView {
+            geometry,
+            layout: geometry.layout(),
+            paths,
+            policy,
+            hedge: None,
+            timed: false,
+            no_path,
+            more_may_come,
+        };
         let head = Arc::new(Head {
             index,
             subnqn: subnqn.clone(),

@@ -14,6 +14,7 @@ use super::memory::HostMemory;
 use crate::controller::ErrorRecord;
 use crate::fault::{FaultAction, Site, Subject};
 use crate::io::{self, Plan};
+use crate::namespace::Namespace;
 
 impl Engine {
     /// A command that has been fetched.
@@ -63,6 +64,9 @@ impl Engine {
             // What cannot be found now fails when the command is carried out.
             let len = self.data_len(sqe);
             let _ = data::find(memory, sqe, len as usize, false, &mut pieces);
+            let plan = io::plan(&self.binding.view, sqe, len as u32, u64::MAX);
+            let metadata = plan.ok().and_then(|(ns, plan)| io::beside(ns, plan));
+            pieces.extend(metadata.map(|(_, bytes)| (sqe.mptr.get(), bytes)));
         }
         self.kept.push_back(Kept { qid, sqe: *sqe, until, pieces });
     }
@@ -143,8 +147,8 @@ impl Engine {
     fn data_len(&self, sqe: &Sqe) -> u64 {
         match NvmOpcode(sqe.opcode) {
             NvmOpcode::READ | NvmOpcode::WRITE | NvmOpcode::COMPARE => {
-                let shift = self.binding.view.find(sqe.nsid.get()).map_or(0, |ns| ns.block_shift);
-                u64::from((sqe.cdw12.get() & 0xffff) + 1) << shift
+                let block = self.binding.view.find(sqe.nsid.get()).map_or(1, Namespace::block);
+                u64::from((sqe.cdw12.get() & 0xffff) + 1) * block
             }
             NvmOpcode::DATASET_MANAGEMENT => u64::from((sqe.cdw10.get() & 0xff) + 1) * 16,
             _ => 0,
@@ -186,12 +190,38 @@ impl Engine {
             buffer.resize(len, 0);
         }
         let buffer = buffer.get_mut(..len).unwrap_or_default();
+        let metadata = Self::metadata(sqe, io::beside(ns, plan))?;
         if let Plan::Read { offset, .. } = plan {
             io::read(&ns.backing, offset, buffer)?;
-            return data::scatter(memory, pieces, buffer);
+            data::scatter(memory, pieces, buffer)?;
+            if let Some((at, address, bytes)) = metadata {
+                let mut metadata = vec![0; bytes];
+                io::read(&ns.beside, at, &mut metadata)?;
+                data::scatter(memory, &[(address, bytes)], &metadata)?;
+            }
+            return Ok(());
         }
         data::gather(memory, pieces, buffer)?;
+        if let Some((at, address, bytes)) = metadata {
+            let mut metadata = vec![0; bytes];
+            data::gather(memory, &[(address, bytes)], &mut metadata)?;
+            io::execute_beside(ns, plan, at, &metadata)?;
+        }
         io::execute(ns, plan, buffer)
+    }
+
+    /// Where metadata beside the data is in the namespace, where for the host, and how long it is.
+    fn metadata(
+        sqe: &Sqe,
+        beside: Option<(u64, usize)>,
+    ) -> Result<Option<(u64, u64, usize)>, Status> {
+        let Some((at, bytes)) = beside else { return Ok(None) };
+        let address = sqe.mptr.get();
+        // One piece, from a multiple of 4 on (NVMe 2.1 §4.1, MPTR).
+        if !address.is_multiple_of(4) || sqe.psdt() == Psdt::SglBoth {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
+        Ok(Some((at, address, bytes)))
     }
 
     /// Puts a failed command into the error log; a lost path is no error of the controller.

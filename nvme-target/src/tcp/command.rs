@@ -16,9 +16,10 @@ use super::reply::{Fault, patch, shortened};
 use super::slots::Waits;
 use crate::admin::{self, Outcome};
 use crate::controller::ErrorRecord;
-use crate::fabrics::{self, ADMIN_IN_CAPSULE, Arrival, Refusal};
+use crate::fabrics::{self, ADMIN_IN_CAPSULE, Arrival, Binding, Refusal};
 use crate::fault::{BadPdu, FaultAction, Site, Subject};
 use crate::io::{self, Plan};
+use crate::namespace::Namespace;
 
 /// Commands that may wait for data before a queue is connected.
 const EARLY_COMMANDS: u32 = 4;
@@ -170,7 +171,7 @@ impl Core {
             Some(_) => {
                 self.refresh();
                 return match &self.binding {
-                    Some(b) => io::plan(&b.view, sqe, len, b.max_transfer).map(|_| ()),
+                    Some(b) => plan(b, sqe, len).map(|_| ()),
                     None => Ok(()),
                 };
             }
@@ -314,7 +315,7 @@ impl Core {
             return Err(Status::SEQUENCE_ERROR.with_dnr().into());
         }
         let len = sqe.sgl().length.get();
-        let planned = io::plan(&binding.view, sqe, len, binding.max_transfer);
+        let planned = plan(binding, sqe, len);
         let (ns, plan) = planned.inspect_err(|status| self.record(sqe, *status))?;
         let Plan::Read { offset, len } = plan else {
             io::execute(ns, plan, data).inspect_err(|status| self.record(sqe, *status))?;
@@ -406,5 +407,14 @@ impl BadPdu {
     /// Whether the PDU is an R2T, which comes before the command's data.
     fn is_r2t(self) -> bool {
         self.pdu_type() == PduType::R2T
+    }
+}
+
+/// Checks an I/O command. Fabrics move no metadata beside the data (NVMe 2.1 §4.1, MPTR).
+fn plan<'a>(binding: &'a Binding, sqe: &Sqe, len: u32) -> Result<(&'a Namespace, Plan), Status> {
+    let (ns, plan) = io::plan(&binding.view, sqe, len, binding.max_transfer)?;
+    match io::beside(ns, plan) {
+        None => Ok((ns, plan)),
+        Some(_) => Err(Status::INVALID_FIELD.with_dnr()),
     }
 }

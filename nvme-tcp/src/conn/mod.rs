@@ -184,10 +184,14 @@ impl Connection {
     /// Takes a command. Writes its identifier and data pointer; it is sent by [`Connection::gather`].
     ///
     /// # Errors
-    /// [`Rejected`] with the data: no slot free, not ready, or more data than a 32-bit length says.
+    /// [`Rejected`] with the data: no slot free, not ready, more data than a 32-bit length says, or
+    /// metadata beside it, which fabrics do not move (`NVMe 2.1 §4.1`, MPTR).
     pub fn submit(&mut self, mut sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
         if self.state != State::Ready {
             return Err(Rejected { reason: RejectReason::NotReady, data });
+        }
+        if data.has_metadata() {
+            return Err(Rejected { reason: RejectReason::Metadata, data });
         }
         let Ok(len) = u32::try_from(data.len()) else {
             return Err(Rejected { reason: RejectReason::TooLarge, data });

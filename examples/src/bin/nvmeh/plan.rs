@@ -15,9 +15,6 @@ const VERIFIED: u64 = 256 << 20;
 pub fn plans(arguments: &Arguments, geometry: &Geometry) -> Result<Vec<Plan>, Failure> {
     let usage = |why: String| Err(Failure::Usage(why));
     let unit = u64::from(geometry.block_size);
-    if geometry.metadata_size != 0 {
-        return Err(Failure::Failed("namespaces with metadata cannot be read or written".into()));
-    }
     if geometry.read_only && (arguments.rw.pattern().writes() || arguments.verify) {
         return Err(Failure::Failed("the namespace is read-only".into()));
     }
@@ -34,8 +31,10 @@ pub fn plans(arguments: &Arguments, geometry: &Geometry) -> Result<Vec<Plan>, Fa
     if arguments.bs == 0 {
         return usage("--bs must not be 0".into());
     }
-    if arguments.bs > geometry.max_transfer as u64 {
-        let most = human(geometry.max_transfer as u64);
+    // What is asked for counts data only; a buffer may have metadata in it.
+    let most = geometry.max_transfer as u64 / u64::from(geometry.buffer_block()) * unit;
+    if arguments.bs > most {
+        let most = human(most);
         return usage(format!("--bs {}: one request can move {most} at most", human(arguments.bs)));
     }
     let Some(room) = total.checked_sub(arguments.offset).filter(|r| *r > 0) else {
@@ -52,7 +51,11 @@ pub fn plans(arguments: &Arguments, geometry: &Geometry) -> Result<Vec<Plan>, Fa
         pattern: arguments.rw.pattern(),
         first: arguments.offset / unit,
         blocks: bytes / unit,
-        block_size: geometry.block_size as usize,
+        block_size: geometry.buffer_block() as usize,
+        metadata_size: match geometry.extended_metadata {
+            true => 0,
+            false => geometry.metadata_size.into(),
+        },
         request_blocks: arguments.bs / unit,
         aligned: true,
         verify: arguments.verify,

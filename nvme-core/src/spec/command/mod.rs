@@ -129,6 +129,12 @@ impl Sqe {
         self.dptr = zerocopy::transmute!(sgl);
     }
 
+    /// Points to metadata that is transferred beside the data: one piece of memory, which begins at a
+    /// multiple of 4 (NVMe 2.1 §4.1, MPTR).
+    pub fn set_metadata(&mut self, address: u64) {
+        self.mptr = address.into();
+    }
+
     /// What the data pointer holds.
     #[must_use]
     pub const fn psdt(&self) -> Psdt {
