@@ -8,7 +8,7 @@ use nvme_core::controller::{AdminResult, ControllerError, ControllerInfo, Remove
 use nvme_core::spec::Sqe;
 use nvme_core::spec::command::FeatureSelect;
 use nvme_core::spec::feature::fid;
-use nvme_core::time::Duration;
+use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::Data;
 use parking_lot::Mutex;
 
@@ -16,6 +16,7 @@ use crate::error::HostError;
 use crate::host::Shared;
 use crate::ids::{ChannelId, ControllerId};
 use crate::latency::{PathCounts, PathLatency};
+use crate::load::Board;
 use crate::mailbox::Command;
 
 /// What the control plane tells of a controller.
@@ -51,12 +52,12 @@ impl Latencies {
     pub(crate) fn ended(&mut self, channel: ChannelId) {
         if let Some(at) = self.channels.iter().position(|(id, _)| *id == channel) {
             let (_, counts) = self.channels.swap_remove(at);
-            self.past.get_or_insert_with(PathLatency::new).add(&counts);
+            self.past.get_or_insert_default().add(&counts);
         }
     }
 
     pub(crate) fn sum(&self) -> PathLatency {
-        let mut sum = self.past.clone().unwrap_or_else(PathLatency::new);
+        let mut sum = self.past.clone().unwrap_or_default();
         self.channels.iter().for_each(|(_, counts)| sum.add(counts));
         sum
     }
@@ -72,10 +73,17 @@ pub(crate) struct Facts {
     pub(crate) scanned: bool,
     pub(crate) reconnects: u64,
     pub(crate) host_memory: u64,
+    /// When the program connected, and when the state last changed.
+    pub(crate) made: Instant,
+    pub(crate) since: Instant,
+    /// What channels tell of the queues of the current association; `None` before the first one.
+    board: Option<Arc<Board>>,
+    /// Commands that ended on the associations before.
+    past_commands: u64,
 }
 
 impl Facts {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(now: Instant) -> Self {
         Self {
             state: State::New,
             info: None,
@@ -84,7 +92,25 @@ impl Facts {
             scanned: false,
             reconnects: 0,
             host_memory: 0,
+            made: now,
+            since: now,
+            board: None,
+            past_commands: 0,
         }
+    }
+
+    /// A new association begins, with a board of its own.
+    pub(crate) fn associate(&mut self, board: &Arc<Board>) {
+        if let Some(past) = self.board.replace(Arc::clone(board)) {
+            self.past_commands = self.past_commands.wrapping_add(past.completions());
+        }
+    }
+
+    /// I/O commands in flight, and those that have ended on all associations. Channels count; who
+    /// reads meanwhile may miss the newest.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        let now = self.board.as_ref().map_or((0, 0), |b| (b.in_flight().into(), b.completions()));
+        (now.0, self.past_commands.wrapping_add(now.1))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::fence::FencedBy;
 use crate::head::Head;
 use crate::ids::ControllerId;
 use crate::mailbox::Wake;
+use crate::observe::{Observed, Observer};
 use crate::window::LossCause;
 
 /// An event and when it happened, on the host's clock.
@@ -325,9 +326,21 @@ fn take(queue: &mut Queue) -> Option<TimedEvent> {
 #[derive(Debug, Default)]
 pub(crate) struct EventBus {
     subscribers: Mutex<Vec<Weak<Shared>>>,
+    observed: Option<Observed>,
 }
 
 impl EventBus {
+    pub(crate) fn new(observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { subscribers: Mutex::default(), observed: observer.map(Observed::new) }
+    }
+
+    /// Tells the observer what was published. For whoever drives the control plane, with no lock held.
+    pub(crate) fn deliver(&self) {
+        if let Some(observed) = &self.observed {
+            observed.deliver();
+        }
+    }
+
     pub(crate) fn subscribe(&self, capacity: usize) -> Events {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -340,6 +353,9 @@ impl EventBus {
     }
 
     pub(crate) fn publish(&self, at: Instant, event: &Event) {
+        if let Some(observed) = &self.observed {
+            observed.push(TimedEvent { at, event: event.clone() });
+        }
         self.subscribers.lock().retain(|subscriber| {
             let Some(shared) = subscriber.upgrade() else { return false };
             let mut queue = shared.queue.lock();

@@ -9,6 +9,7 @@ use nvme_core::ana::AnaState;
 use nvme_core::controller::NamespaceInfo;
 use nvme_core::identity::NamespaceIds;
 use nvme_core::nqn::Nqn;
+use nvme_core::spec::Status;
 use nvme_core::time::{Duration, Instant};
 use parking_lot::Mutex;
 
@@ -73,6 +74,22 @@ pub enum HeadState {
     Gone(LossCause),
 }
 
+impl HeadState {
+    /// The names of all states.
+    pub(crate) const NAMES: [&'static str; 4] = ["live", "removal-pending", "removing", "gone"];
+
+    /// The name of the state.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        Self::NAMES[match self {
+            Self::Live => 0,
+            Self::RemovalPending { .. } => 1,
+            Self::Removing(_) => 2,
+            Self::Gone(_) => 3,
+        }]
+    }
+}
+
 /// A path as it is at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -109,6 +126,12 @@ pub(crate) struct Counters {
     pub(crate) failovers: AtomicU64,
     pub(crate) retries: AtomicU64,
     pub(crate) parked: AtomicU64,
+    /// Requests parked now.
+    pub(crate) parked_now: AtomicU64,
+    /// Commands that went with their connection, without an answer.
+    pub(crate) lost: AtomicU64,
+    /// Answers that were no success, by type and code: 2,048 at most.
+    errors: Mutex<BTreeMap<u16, u64>>,
     pub(crate) failed_no_path: AtomicU64,
     pub(crate) held: AtomicU64,
     /// Writes held now, by the slot of the lost controller; `u32::MAX`: behind another write.
@@ -116,6 +139,22 @@ pub(crate) struct Counters {
     pub(crate) hedges: AtomicU64,
     pub(crate) hedges_won: AtomicU64,
     pub(crate) hedges_denied: AtomicU64,
+}
+
+impl Counters {
+    /// A command did not succeed.
+    pub(crate) fn failed(&self, status: Status, lost: bool) {
+        if lost {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        } else {
+            *self.errors.lock().entry(status.code().raw()).or_insert(0) += 1;
+        }
+    }
+
+    pub(crate) fn errors(&self) -> Vec<(Status, u64)> {
+        let errors = self.errors.lock();
+        errors.iter().map(|(raw, count)| (Status::from_raw(*raw), *count)).collect()
+    }
 }
 
 /// A snapshot of a head's counters.
@@ -128,8 +167,12 @@ pub struct HeadStats {
     pub retries: u64,
     /// Times that a request was parked for want of a path.
     pub parked: u64,
+    /// Requests that are parked now.
+    pub parked_now: u64,
     /// Requests that failed for want of a path.
     pub failed_no_path: u64,
+    /// Commands that went with their connection, without an answer.
+    pub lost: u64,
     /// Times that a write was held until a lost controller was fenced, or behind a held one.
     pub held: u64,
     /// Writes that are held now.
@@ -238,6 +281,8 @@ impl Head {
             failovers: read(&self.counters.failovers),
             retries: read(&self.counters.retries),
             parked: read(&self.counters.parked),
+            parked_now: read(&self.counters.parked_now),
+            lost: read(&self.counters.lost),
             failed_no_path: read(&self.counters.failed_no_path),
             held: read(&self.counters.held),
             held_now: self.counters.held_by_slot.lock().values().sum(),

@@ -99,6 +99,9 @@ impl Shared {
         if !goes_on {
             *control = None;
         }
+        // The observer may use the host.
+        drop(control);
+        self.events.deliver();
         goes_on
     }
 }
@@ -115,7 +118,7 @@ impl fmt::Debug for Shared {
 /// control thread ends when no pin is out and no channel is open. A host that the program drives
 /// itself ends with its handle. [`Host::shutdown`] is the orderly end.
 pub struct Host {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -130,7 +133,7 @@ impl Host {
         let shared = Arc::new(Shared {
             clock: Arc::clone(&options.clock),
             commands: Commands::new().map_err(system("making an event descriptor"))?,
-            events: EventBus::default(),
+            events: EventBus::new(options.observer.clone()),
             ledger: PinLedger::new(options.keep_alive.clone()),
             heads: Mutex::default(),
             controllers: Mutex::default(),
@@ -153,9 +156,14 @@ impl Host {
             let builder = std::thread::Builder::new().name("nvme-host".into());
             let keep =
                 shared.options.keep_alive.clone().map(|keeper| keeper(KeepFor::ControlThread));
+            let told = Arc::clone(&shared);
             let run = move || {
-                while control.turn(Duration::MAX) {}
+                while control.turn(Duration::MAX) {
+                    told.events.deliver();
+                }
+                told.events.deliver();
                 drop(control);
+                drop(told);
                 drop(keep);
             };
             thread = Some(builder.spawn(run).map_err(system("starting the control thread"))?);
@@ -199,7 +207,7 @@ impl Host {
         let status = Arc::new(ControllerStatus {
             id: ControllerId::from_raw(id),
             address: Arc::from(endpoint.address()),
-            facts: Mutex::new(Facts::new()),
+            facts: Mutex::new(Facts::new(self.shared.clock.now())),
             marginal: AtomicBool::new(options.marginal),
             latency: Mutex::default(),
         });
@@ -461,6 +469,8 @@ impl Drop for Host {
             let control = self.shared.control.lock().take();
             if let Some(mut control) = control {
                 control.abandon();
+                drop(control);
+                self.shared.events.deliver();
             }
         }
     }

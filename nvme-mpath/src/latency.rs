@@ -63,9 +63,45 @@ pub struct LatencyHistogram {
     counts: Box<[u64; BUCKETS]>,
 }
 
+impl Default for LatencyHistogram {
+    /// Nothing counted.
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl LatencyHistogram {
     fn new() -> Self {
         Self { counts: Box::new([0; BUCKETS]) }
+    }
+
+    /// What was counted since `earlier`, an older state of the same counts.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut counts = self.counts.clone();
+        let pairs = counts.iter_mut().zip(earlier.counts.iter());
+        pairs.for_each(|(now, then)| *now = now.saturating_sub(*then));
+        Self { counts }
+    }
+
+    /// The sum of all times, as if each were in the middle of its bucket: to 6 % for those between
+    /// 1 µs and 69 s.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        let middle = |at: usize| (end(at) + at.checked_sub(1).map_or(0, end)) / 2;
+        let all = self.counts.iter().enumerate();
+        let nanos = all.map(|(at, n)| middle(at).saturating_mul(*n)).fold(0, u64::saturating_add);
+        Duration::from_nanos(nanos)
+    }
+
+    /// How many took so many nanoseconds or less, for each power of two from 2^10 to 2^36.
+    pub(crate) fn by_octave(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let mut below = 0;
+        let buckets = self.counts.iter().enumerate();
+        buckets.filter_map(move |(at, count)| {
+            below += count;
+            (at % STEPS as usize == 0).then(|| (Duration::from_nanos(end(at)), below))
+        })
     }
 
     fn add(&mut self, counts: &Counts) {
@@ -102,7 +138,7 @@ impl LatencyHistogram {
 
 /// The latencies of a path, from submission to the poll that saw the answer, by direction. Commands
 /// that did not succeed are not counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PathLatency {
     /// Reads and compares.
@@ -112,10 +148,6 @@ pub struct PathLatency {
 }
 
 impl PathLatency {
-    pub(crate) fn new() -> Self {
-        Self { reads: LatencyHistogram::new(), writes: LatencyHistogram::new() }
-    }
-
     pub(crate) fn add(&mut self, counts: &PathCounts) {
         self.reads.add(&counts.reads);
         self.writes.add(&counts.writes);
@@ -146,7 +178,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_read_off() {
-        let (counts, mut sum) = (PathCounts::new(), PathLatency::new());
+        let (counts, mut sum) = (PathCounts::new(), PathLatency::default());
         assert_eq!(sum.reads.quantile(0.5), Duration::ZERO);
         for i in 0..1000 {
             counts.count(true, if i < 990 { 100_000 } else { 9_000_000 });

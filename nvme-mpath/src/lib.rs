@@ -9,7 +9,8 @@
 //! - [`Channel`]: the I/O of one thread; [`Channel::submit`], [`Channel::poll`].
 //! - [`DelayedRemoval`]: how long a head outlives its last path, per host and per head.
 //! - [`PinGuard`]: what keeps the library alive; [`Host::pin_count`] must come back to where it was.
-//! - [`Events`]: what happened.
+//! - [`Events`]: what happened; [`Observer`]: told of it at once.
+//! - [`Host::snapshot`]: how everything is at the moment, also as JSON and for Prometheus.
 //!
 //! This crate names no transport: transports are handed in with [`HostOptions::transport`].
 
@@ -34,6 +35,7 @@ mod load;
 mod mailbox;
 mod memory;
 mod numa;
+mod observe;
 mod options;
 mod pin;
 mod policy;
@@ -56,6 +58,13 @@ pub use ids::ControllerId;
 pub use latency::{LatencyHistogram, PathLatency};
 pub use numa::NumaTopology;
 pub use nvme_core as core;
+pub use observe::Observer;
+#[cfg(feature = "tracing")]
+pub use observe::TracingObserver;
+pub use observe::snapshot::{
+    ControllerSnapshot, ErrorCount, HeadSnapshot, PathSnapshot, PinSnapshot, Snapshot,
+    SubsystemSnapshot,
+};
 pub use options::{ChannelOptions, ControllerOptions, HostOptions, OverdueAction, TimeoutPolicy};
 pub use pin::{Keep, KeepFor, PinGuard, PinHolder, PinReason, PinsClosed};
 pub use policy::{PathPolicy, UnknownPolicy};

@@ -63,6 +63,12 @@ impl Board {
         others.map(|(_, cell)| cell.in_flight.load(Ordering::Relaxed)).fold(0, u32::saturating_add)
     }
 
+    /// Commands in flight, on all queues.
+    pub(crate) fn in_flight(&self) -> u32 {
+        // No queue has this identifier: it is the admin queue's.
+        self.others(0)
+    }
+
     /// Commands that ended, on all queues.
     pub(crate) fn completions(&self) -> u64 {
         let all = self.given().map(|(_, cell)| cell.completions.load(Ordering::Relaxed));
@@ -83,6 +89,7 @@ mod tests {
             board.cell(qid).unwrap().count(u64::from(qid));
         }
         assert_eq!((board.others(1), board.others(3), board.completions()), (50, 30, 6));
+        assert_eq!(board.in_flight(), 60);
         board.cell(2).unwrap().tell(0);
         assert_eq!((board.others(1), board.others(2)), (30, 40));
         assert!(board.cell(0).is_none() && board.cell(4).is_none());

@@ -10,6 +10,7 @@ use nvme_core::transport::Transport;
 use crate::clock::MonotonicClock;
 use crate::fence::Fence;
 use crate::numa::NumaTopology;
+use crate::observe::Observer;
 use crate::pin::{Keep, KeepFor};
 use crate::policy::PathPolicy;
 use crate::window::DelayedRemoval;
@@ -48,6 +49,8 @@ pub struct HostOptions {
     /// the pin has been given back, or as the last thing that the thread does. A shared object that
     /// contains this library keeps itself loaded with it. Default: nothing.
     pub keep_alive: Option<Arc<dyn Fn(KeepFor) -> Keep + Send + Sync>>,
+    /// Who is told of each event as it happens; see [`Observer`]. Default: nobody.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl fmt::Debug for HostOptions {
@@ -78,6 +81,7 @@ impl HostOptions {
             clock: Arc::new(MonotonicClock::new()),
             seed: u64::from_le_bytes(hostid.0[..8].try_into().unwrap_or_default()),
             keep_alive: None,
+            observer: None,
         }
     }
 

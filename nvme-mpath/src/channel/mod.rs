@@ -256,6 +256,7 @@ impl Channel {
                 place += 1;
                 continue;
             }
+            let sent = q.dirty;
             (q.woken, q.dirty) = (false, false);
             let mut taken = 0;
             let ChannelQueue { queue, meter, .. } = q;
@@ -277,7 +278,7 @@ impl Channel {
                     self.queue_died(place, error);
                 }
                 _ => {
-                    q.count(taken);
+                    q.count(taken, sent);
                     if self.timed {
                         self.queues.note_pace(place, taken, now);
                     }
@@ -419,6 +420,7 @@ impl AsFd for Channel {
 impl Drop for Channel {
     fn drop(&mut self) {
         self.forget_held();
+        self.forget_parked();
         // The others are closed before their identifiers are given to somebody else.
         let channel = self.letters.id;
         for (association, queue) in self.queues.take_idle() {

@@ -72,6 +72,7 @@ impl Channel {
             max_retries: self.options.max_retries,
         });
         let counters = &known.head.counters;
+        counters.failed(status, trouble.lost);
         match next {
             Next::Hold | Next::Send | Next::AwaitAna | Next::Elsewhere => {
                 counters.failovers.fetch_add(1, Ordering::Relaxed);

@@ -78,6 +78,7 @@ impl Channel {
         }
         let since = *entry.parked_at.get_or_insert(now);
         entry.place = Place::Parked(since);
+        head.head.counters.parked_now.fetch_add(1, Ordering::Relaxed);
         self.parked.list.push_back(at);
         self.parked.bytes += bytes;
         if let Some(age) = self.options.max_parked_age {
@@ -85,10 +86,23 @@ impl Channel {
         }
     }
 
+    fn uncount_parked(&self, at: u32) {
+        let counters = &self.heads[self.slab[at].head].head.counters;
+        counters.parked_now.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The channel ends, and what waits in it.
+    pub(super) fn forget_parked(&mut self) {
+        for at in std::mem::take(&mut self.parked.list) {
+            self.uncount_parked(at);
+        }
+    }
+
     /// Takes one request out of the parking place.
     pub(super) fn unpark(&mut self, at: u32) {
         if let Some(place) = self.parked.list.iter().position(|parked| *parked == at) {
             self.parked.list.remove(place);
+            self.uncount_parked(at);
             self.parked.bytes -= self.slab[at].data.len();
         }
     }
@@ -98,6 +112,7 @@ impl Channel {
         let list = std::mem::take(&mut self.parked.list);
         self.parked.bytes = 0;
         for at in list {
+            self.uncount_parked(at);
             self.slab[at].place = Place::Waiting;
             self.wait_for_room(at);
         }
@@ -109,8 +124,12 @@ impl Channel {
         let mut next = None;
         let mut kept = VecDeque::with_capacity(self.parked.list.capacity());
         for at in std::mem::take(&mut self.parked.list) {
-            let Place::Parked(since) = self.slab[at].place else { continue };
+            let Place::Parked(since) = self.slab[at].place else {
+                self.uncount_parked(at);
+                continue;
+            };
             if since + age <= now {
+                self.uncount_parked(at);
                 self.parked.bytes -= self.slab[at].data.len();
                 self.slab[at].place = Place::Waiting;
                 self.parked.hopeless.push((at, Hopeless::Limit(ParkLimit::Age(age))));

@@ -91,9 +91,9 @@ impl ChannelQueue {
         Ok(())
     }
 
-    /// Counts completions, and tells who wants to know.
-    pub(super) fn count(&mut self, completions: u32) {
-        if completions > 0 {
+    /// Counts completions, and tells who wants to know; also of what was `sent`.
+    pub(super) fn count(&mut self, completions: u32, sent: bool) {
+        if completions > 0 || sent {
             self.load = self.load.saturating_sub(completions);
             if let Some(cell) = self.cell.board.cell(self.cell.qid) {
                 cell.count(completions.into());

@@ -74,6 +74,7 @@ impl Control {
         let Some(slot) = self.slots[at].as_mut() else { return };
         slot.id.epoch = epoch;
         slot.board = Arc::new(Board::new(slot.options.max_io_queues.max(1)));
+        slot.status.facts.lock().associate(&slot.board);
         slot.traffic_seen = 0;
         self.assign_all(at, now);
         let Some(slot) = self.slots[at].as_mut() else { return };
@@ -305,7 +306,7 @@ impl Control {
         match event {
             ControllerEvent::StateChanged { from, to } => {
                 let mut facts = slot.status.facts.lock();
-                facts.state = to;
+                (facts.state, facts.since) = (to, now);
                 // One that was given up and begins anew, again and again, is told of when it lives.
                 let tell = facts.removed.is_none() || to == State::Live;
                 if to == State::Live {
