@@ -80,6 +80,15 @@
 // A state that this version has no number for.
 #define NVMEH_CONTROLLER_OTHER 255
 
+// No data.
+#define NVMEH_DATA_NONE 0
+
+// From the controller.
+#define NVMEH_DATA_IN 1
+
+// To the controller.
+#define NVMEH_DATA_OUT 2
+
 // It has paths, which need not work at the moment.
 #define NVMEH_HEAD_LIVE 1
 
@@ -114,6 +123,28 @@
 
 // Force unit access: a write is durable when it ends; a read comes from the medium.
 #define NVMEH_FUA 1
+
+// A read may be sent down a second path (nvmeh_head_set_hedged_reads()): its data are read into memory of
+// the channel's, and copied at the end. Other requests, and heads without hedged reads, leave it alone.
+#define NVMEH_HEDGE 2
+
+// Read.
+#define NVMEH_OP_READ 1
+
+// Write.
+#define NVMEH_OP_WRITE 2
+
+// Compare with what is there.
+#define NVMEH_OP_COMPARE 3
+
+// Make read as zeroes.
+#define NVMEH_OP_WRITE_ZEROES 4
+
+// Not needed any more.
+#define NVMEH_OP_DISCARD 5
+
+// Make durable.
+#define NVMEH_OP_FLUSH 6
 
 // A controller changed its state: `from`, `to` (NVMEH_CONTROLLER_*).
 #define NVMEH_EVENT_CONTROLLER_STATE 1
@@ -169,14 +200,47 @@
 // `value` events before the next one were dropped, because nobody took them.
 #define NVMEH_EVENT_LAGGED 18
 
+// A command was not answered in time: `to` says what is done about it (NVMEH_OVERDUE_*), `value` which
+// command: the queue (0: admin) << 16 | its identifier. `text` is the controller's answer to Abort.
+#define NVMEH_EVENT_COMMAND_OVERDUE 19
+
+// Writes were in flight on a controller that was lost, and are held until it is certain that it does
+// not execute them any more, `value` milliseconds at most.
+#define NVMEH_EVENT_FENCING 20
+
+// A lost controller executes nothing any more, writes that were held are sent again. `from`: how that
+// is known (NVMEH_FENCED_BY_*); `value`: milliseconds since its end.
+#define NVMEH_EVENT_FENCED 21
+
 // One that this version has no number for: `text`.
 #define NVMEH_EVENT_OTHER 255
+
+// The controller is asked to abort the command.
+#define NVMEH_OVERDUE_ABORTING 1
+
+// The controller answered that.
+#define NVMEH_OVERDUE_ANSWERED 2
+
+// The controller is reset.
+#define NVMEH_OVERDUE_RESETTING 3
+
+// Another controller of its subsystem has reset it.
+#define NVMEH_FENCED_BY_RESET 1
+
+// Its time has passed.
+#define NVMEH_FENCED_BY_TIME 2
 
 // The pin belongs to a removal that is pending.
 #define NVMEH_PIN_PENDING_REMOVAL 1
 
 // The pin is the program's own.
 #define NVMEH_PIN_USER 2
+
+// Reads and compares.
+#define NVMEH_LATENCY_READS 0
+
+// Everything else.
+#define NVMEH_LATENCY_WRITES 1
 
 // The I/O of one thread. Thread: the one that made it, or that nvmeh_channel_adopt() named last; a
 // build with debug assertions answers others with -EPERM, a release build does not look.
@@ -208,6 +272,97 @@ struct nvmeh_options;
 
 // A pin of the program's own. Thread: any.
 struct nvmeh_pin;
+
+// A subsystem, and one way to reach it, as a discovery controller tells.
+struct nvmeh_discovered {
+  // sizeof(struct nvmeh_discovered), set by the caller in the first of an array.
+  size_t size;
+  // Transport type: 1 RDMA, 2 Fibre Channel, 3 TCP.
+  uint32_t transport;
+  // Address family: 1 IPv4, 2 IPv6.
+  uint32_t address_family;
+  // Subsystem type: 1 another discovery service, 2 an NVM subsystem, 3 this discovery service.
+  uint32_t subsystem_type;
+  // Port identifier.
+  uint32_t port_id;
+  // Controller ID: 0xffff when controllers are made on connection.
+  uint32_t controller_id;
+  // Always 0.
+  uint32_t reserved;
+  // NQN of the subsystem.
+  char subnqn[224];
+  // Transport address.
+  char address[260];
+  // Transport service: for TCP the port.
+  char service[36];
+  // The URL for nvmeh_host_connect(); empty for another transport than TCP.
+  char url[544];
+};
+
+// What a controller says of itself.
+struct nvmeh_controller_info {
+  // sizeof(struct nvmeh_controller_info), set by the caller; what was filled in, on return.
+  size_t size;
+  // Bytes of one command at most; 0: no limit told.
+  uint64_t max_transfer;
+  // Times that it came back after a loss.
+  uint64_t reconnects;
+  // Controller ID.
+  uint32_t cntlid;
+  // Version register, such as 0x00020100 for 2.1.
+  uint32_t version;
+  // Optional NVM commands (ONCS), raw.
+  uint32_t oncs;
+  // I/O queues granted on this association: so many channels can use it.
+  uint32_t io_queues;
+  // Entries of each.
+  uint32_t io_entries;
+  // 1 if the subsystem may have more than one controller.
+  uint32_t multi_controller;
+  // 1 if the subsystem reports ANA.
+  uint32_t ana;
+  // 1 if there is a volatile write cache: a flush means something.
+  uint32_t volatile_write_cache;
+  // Milliseconds for which it may still execute commands after it has noticed the loss of its host
+  // (CQT); 0: not reported.
+  uint64_t quiesce_ms;
+  // Serial number.
+  char serial[24];
+  // Model number.
+  char model[48];
+  // Firmware revision.
+  char firmware[16];
+};
+
+// An admin command, and its answer.
+struct nvmeh_admin {
+  // sizeof(struct nvmeh_admin), set by the caller.
+  size_t size;
+  // Opcode.
+  uint32_t opcode;
+  // Namespace ID.
+  uint32_t nsid;
+  // Command dword 2.
+  uint32_t cdw2;
+  // Command dword 3.
+  uint32_t cdw3;
+  // Command dwords 10 to 15.
+  uint32_t cdw10[6];
+  // NVMEH_DATA_*.
+  int direction;
+  // Always 0.
+  uint32_t reserved;
+  // Data, or room for them.
+  void *data;
+  // Bytes, at most 16 MiB.
+  uint64_t data_len;
+  // Dwords 0 and 1 of the completion, on return.
+  uint64_t result;
+  // NVMe status if the controller answered with an error, on return: SCT << 8 | SC. 0 otherwise.
+  uint32_t nvme_status;
+  // 0, on return.
+  uint32_t reserved2;
+};
 
 // Size and shape of a namespace, as last reported.
 struct nvmeh_geometry {
@@ -260,6 +415,33 @@ struct nvmeh_path {
   int usable;
   // The controller's address, cut if need be.
   char address[256];
+  // Writes that were in flight on its controller when that was lost, and are held until it is
+  // fenced.
+  uint64_t held;
+  // 1 if it is used only when there is no other: nvmeh_controller_set_marginal().
+  int marginal;
+  // Always 0.
+  int reserved;
+};
+
+// When a read is sent down a second path, because the first takes too long to answer.
+//
+// The slow path owns the request's memory until it answers, so the second attempt reads into memory
+// of the channel's. Only reads whose data lie in such memory anyway, and are copied at the end, can
+// therefore be hedged: those with the flag NVMEH_HEDGE, and those of an iovec with gaps. All others are
+// never hedged, nor copied.
+struct nvmeh_hedge_options {
+  // sizeof(struct nvmeh_hedge_options), set by the caller.
+  size_t size;
+  // A read is hedged when it outlives this part of the reads of its size class on its channel, 0.5
+  // to 0.9999. Nothing is hedged before 128 reads have been seen.
+  double percentile;
+  // The least time before a read is hedged, in nanoseconds.
+  uint64_t min_delay_ns;
+  // Second attempts per read, over time, 0 to 1.
+  double budget;
+  // Second attempts that may be saved up while few are needed, 1 and more.
+  double burst;
 };
 
 // The end of a request: exactly one for each that was accepted.
@@ -285,6 +467,34 @@ struct nvmeh_completion {
 // of this library: submit, cancel, poll, close and destroy included. One that blocks holds up its
 // own channel and nothing else. `completion` is valid during the call.
 typedef void (*nvmeh_callback)(const struct nvmeh_completion *completion, void *arg);
+
+// A request, with everything that one can be told. Members that do not apply are 0.
+struct nvmeh_request {
+  // sizeof(struct nvmeh_request), set by the caller.
+  size_t size;
+  // NVMEH_OP_*.
+  int op;
+  // NVMEH_FUA, NVMEH_HEDGE.
+  uint32_t flags;
+  // First byte.
+  uint64_t offset;
+  // Bytes, where there is no memory to say so: write zeroes, discard.
+  uint64_t len;
+  // Memory: read, write, compare. It need not outlive the call, what it points to must.
+  const struct iovec *iov;
+  // Its entries.
+  int iovcnt;
+  // Always 0.
+  int reserved;
+  // The request is given up so long after its submission, in milliseconds, 0 or NVMEH_FOREVER: never.
+  // One that waits (for a path, for room, for a retry, for a fence) then ends with -ETIMEDOUT. One that
+  // a controller has ends with its answer, or with its connection, and is not sent again.
+  uint64_t timeout_ms;
+  // Called at its end; NULL: nvmeh_channel_reap().
+  nvmeh_callback callback;
+  // What it is given.
+  void *arg;
+};
 
 // Something that happened.
 struct nvmeh_event {
@@ -344,6 +554,16 @@ struct nvmeh_head_stats {
   uint64_t parked;
   // Requests that failed for want of a path.
   uint64_t failed_no_path;
+  // Times that a write was held until a lost controller was fenced, or behind a held one.
+  uint64_t held;
+  // Writes that are held now.
+  uint64_t held_now;
+  // Reads that were sent down a second path because the first took too long.
+  uint64_t hedges;
+  // Those among them that the second path answered first.
+  uint64_t hedges_won;
+  // Reads that were not, because the budget was used up.
+  uint64_t hedges_denied;
 };
 
 // What a channel did since it was made.
@@ -356,8 +576,18 @@ struct nvmeh_channel_stats {
   uint64_t completed;
   // Of these, without success.
   uint64_t failed;
-  // Bytes that were copied because an iovec had gaps.
+  // Bytes that were copied because an iovec had gaps, or for NVMEH_HEDGE.
   uint64_t copied_bytes;
+};
+
+// A bucket of a latency histogram: an eighth of a power of two wide, so that a time is known to 12 %.
+struct nvmeh_latency_bucket {
+  // sizeof(struct nvmeh_latency_bucket), set by the caller in the first of an array.
+  size_t size;
+  // Where it ends, in nanoseconds.
+  uint64_t below_ns;
+  // Commands that took less, and no less than where the bucket before ends.
+  uint64_t count;
 };
 
 #ifdef __cplusplus
@@ -400,12 +630,16 @@ int nvmeh_options_new(int kind, struct nvmeh_options **out);
 // thread; off: call nvmeh_host_drive()), seed, policy (round-robin,
 // numa, queue-depth, active-passive, service-time), delayed_removal_ms (both of the next two),
 // delayed_removal_link_lost_ms, delayed_removal_disconnected_ms,
-// delayed_removal_namespace_gone_ms.
+// delayed_removal_namespace_gone_ms, fence (auto, strict, off: what becomes of writes that were in
+// flight on a lost controller).
 // Controller: keep_alive_ms, reconnect_delay_ms, ctrl_loss_tmo_ms, fast_io_fail_tmo_ms,
 // reattach_delay_ms, io_entries, max_io_queues, admin_timeout_ms, connect_timeout_ms,
-// marginal (on or off).
+// marginal (on or off), numa_node (a number, or auto), fence (default: what the host says; auto,
+// strict, off), fence_time_ms (a time, or auto), on_timeout_reads, on_timeout_writes,
+// on_timeout_admin (abort: abort the command, and reset the controller if that does not end it;
+// reset: at once), abort_wait_ms.
 // Channel: depth, io_timeout_ms, max_retries, max_parked_requests, max_parked_bytes,
-// max_parked_age_ms.
+// max_parked_age_ms, hedge_buffers, latency_histograms (on or off), numa_node.
 //
 // Returns 0; -ENOENT: no such option (nvmeh_last_error() lists those that exist); -EINVAL: the
 // value cannot be right, and nothing was changed; -EFAULT, -EBADF. Thread: any.
@@ -476,6 +710,14 @@ int nvmeh_host_head(struct nvmeh_host *host,
 // caller; nvmeh_head_free().
 int nvmeh_host_heads(struct nvmeh_host *host, struct nvmeh_head **heads, size_t count);
 
+// Lists the controllers that are not gone for good: at most `count` handles.
+//
+// Returns how many there are, or -EFAULT, -EBADF, -ECHILD. Thread: any. Owner of each handle: the
+// caller; nvmeh_controller_free().
+int nvmeh_host_controllers(struct nvmeh_host *host,
+                           struct nvmeh_controller **controllers,
+                           size_t count);
+
 // Sets how long heads that are made from now on outlive their last path, in milliseconds: 0: not at
 // all; NVMEH_FOREVER: without end. `cause`: NVMEH_CAUSE_*, NVMEH_CAUSE_DEFAULT for the first two.
 //
@@ -510,6 +752,20 @@ int nvmeh_host_shutdown_forced(struct nvmeh_host *host, uint64_t timeout_ms);
 //
 // Thread: any.
 void nvmeh_host_destroy(struct nvmeh_host *host);
+
+// Connects to the discovery controller at `url`, reads its log and disconnects: at most `count` entries,
+// which lie `out[0].size` bytes apart. Each of these steps may take `timeout_ms`. Entries that make no
+// sense (a bad NQN, an address that is no text) are left out.
+//
+// Returns how many there are; where that is more than `count`, ask again with more room. Or -EPROTO: a
+// log that lies, or does not hold still; whatever nvmeh_host_connect() and
+// nvmeh_controller_wait_ready() return; -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread: any, but not
+// while another is in nvmeh_host_drive() on a host that the program drives.
+int nvmeh_host_discover(struct nvmeh_host *host,
+                        const char *url,
+                        uint64_t timeout_ms,
+                        struct nvmeh_discovered *out,
+                        size_t count);
 
 // Waits until the controller is live and its namespaces have been looked at.
 //
@@ -557,6 +813,29 @@ int nvmeh_controller_rescan(struct nvmeh_controller *controller);
 
 // Gives a handle up; does not disconnect. NULL is fine. Thread: any.
 void nvmeh_controller_free(struct nvmeh_controller *controller);
+
+// What the controller says of itself, as of its latest association.
+//
+// Returns 0; -ENOTCONN: it never was live; -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_get_info(const struct nvmeh_controller *controller,
+                              struct nvmeh_controller_info *out);
+
+// Why it is gone for good, cut to `size` bytes; empty while it is not. With the option
+// reattach_delay_ms it may come back all the same.
+//
+// Returns the length of the whole, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_removed(const struct nvmeh_controller *controller, char *buf, size_t size);
+
+// Sends an admin command and waits for its end, at most `timeout_ms`. It is not retried. The caller
+// answers for what the command does: nothing here keeps it from changing what the library relies on.
+//
+// Returns 0; what the NVMe status means (see nvmeh_completion.result), with `nvme_status` set;
+// -ENOTCONN: not live; -ENODEV: gone for good; -ETIMEDOUT (the command goes on, and touches nothing of
+// the program's); -EMSGSIZE (`data_len`), -EINVAL, -EOPNOTSUPP (a member that this version does not know
+// is set), -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_admin(struct nvmeh_controller *controller,
+                           struct nvmeh_admin *admin,
+                           uint64_t timeout_ms);
 
 // SUBNQN/NSID, cut to `size` bytes.
 //
@@ -621,6 +900,76 @@ int nvmeh_head_set_fail_if_no_path(struct nvmeh_head *head, int fail);
 
 // Gives a handle up; the head stays. NULL is fine. Requests under way need no handle. Thread: any.
 void nvmeh_head_free(struct nvmeh_head *head);
+
+// Sets how channels choose among the paths of heads for which nothing else is set: "round-robin",
+// "numa", "queue-depth", "active-passive" or "service-time". In effect with the next request.
+//
+// Returns 0, -EINVAL (no such policy; the error lists those that exist), -EFAULT, -EBADF, -ECHILD.
+// Thread: any.
+int nvmeh_host_set_policy(struct nvmeh_host *host, const char *policy);
+
+// The same for the heads of one subsystem that have no policy of their own, those that are yet to come
+// included. `policy` NULL: what the host says.
+//
+// Errors and thread: as nvmeh_host_set_policy(); -EINVAL also: no NQN.
+int nvmeh_host_set_subsystem_policy(struct nvmeh_host *host,
+                                    const char *subnqn,
+                                    const char *policy);
+
+// The same for one head. `policy` NULL: what its subsystem or the host say.
+//
+// Errors and thread: as nvmeh_host_set_policy().
+int nvmeh_head_set_policy(struct nvmeh_head *head, const char *policy);
+
+// The policy that is in effect for a head, cut to `size` bytes.
+//
+// Returns the length of the whole, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_policy(const struct nvmeh_head *head, char *buf, size_t size);
+
+// Names the path that "active-passive" uses while it is usable and no other is better by its ANA
+// state, by the number of its controller, which need not be there; -1: the one that was found first.
+//
+// Returns 0, -EINVAL (no such number), -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_set_preferred_path(struct nvmeh_head *head,
+                                  int64_t controller);
+
+// Marks the paths of a controller as marginal (not 0), or takes the mark off: they are used only when a
+// head has no other path, whatever the policy. The mark stays through reconnects.
+//
+// Returns 0, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_set_marginal(struct nvmeh_controller *controller,
+                                  int marginal);
+
+// Whether its paths are marked as marginal: 1 or 0. Or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_is_marginal(const struct nvmeh_controller *controller);
+
+// Fills in the defaults: 0.99, 100 µs, 0.05, 128.
+//
+// Returns 0, -EFAULT, -EINVAL (`size`). Thread: any.
+int nvmeh_hedge_options_init(struct nvmeh_hedge_options *options);
+
+// Sends reads of this head that take too long down a second path, too; `options` NULL: not (the
+// default). For each channel by itself, from its next request on. Values out of range are taken to the
+// end of it. Counted in struct nvmeh_head_stats.
+//
+// Returns 0, -EFAULT, -EINVAL (`size`), -EOPNOTSUPP (a member that this version does not know is set),
+// -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_set_hedged_reads(struct nvmeh_head *head,
+                                const struct nvmeh_hedge_options *options);
+
+// Sets what becomes of writes of this head that were in flight on a path that is lost: "strict": they
+// are held until the lost controller is known to execute nothing any more; "off": they are sent again
+// at once; "auto": held if that controller reported what it needs; NULL: what the controller's or the
+// host's options say. Applies to losses from now on.
+//
+// Returns 0, -EINVAL (none of these), -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_set_fence(struct nvmeh_head *head,
+                         const char *fence);
+
+// What nvmeh_head_set_fence() set, cut to `size` bytes; empty if nothing.
+//
+// Returns the length of the whole, or -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_fence(const struct nvmeh_head *head, char *buf, size_t size);
 
 // Makes a channel. `options`: of NVMEH_OPTIONS_CHANNEL, or NULL. It belongs to this thread.
 //
@@ -922,6 +1271,23 @@ int nvmeh_submit_flush(struct nvmeh_channel *channel,
 // Errors and thread: as nvmeh_read().
 int nvmeh_flush(struct nvmeh_channel *channel, const struct nvmeh_head *head);
 
+// Submits a request. `id` as in nvmeh_submit_read().
+//
+// Errors and thread: as nvmeh_submit_read(); -EINVAL also: no such operation, or `size`; -EOPNOTSUPP
+// also: a member that this version does not know is set.
+int nvmeh_submit(struct nvmeh_channel *channel,
+                 const struct nvmeh_head *head,
+                 const struct nvmeh_request *request,
+                 uint64_t *id);
+
+// Submits a request, and waits for its end. Callback and argument are not used.
+//
+// Returns 0, what nvmeh_submit() returns, or the result of a completion. Thread: the channel's; from
+// within a callback, too.
+int nvmeh_execute(struct nvmeh_channel *channel,
+                  const struct nvmeh_head *head,
+                  const struct nvmeh_request *request);
+
 // Subscribes to the events of a host from now on. At most `capacity` wait; when there are more the
 // oldest are dropped, and NVMEH_EVENT_LAGGED says how many.
 //
@@ -953,13 +1319,33 @@ void nvmeh_events_free(struct nvmeh_events *events);
 // -ECHILD. Thread: any. Owner: the caller; nvmeh_memory_free(), before or after the host.
 int nvmeh_memory_new(struct nvmeh_host *host, size_t size, struct nvmeh_memory **out);
 
+// Makes memory of the program's reachable without a copy, for all controllers of this host, present and
+// future. For devices it must begin and end on a page of 4 KiB; where it does not, data in it is copied.
+// It must stay until nvmeh_memory_unregister() has returned 0.
+//
+// Returns 0, -EINVAL (size 0), -ENFILE (RLIMIT_MEMLOCK too small), -EFAULT, -EBADF, -ECHILD. Thread: any.
+// Owner of the handle: the caller; nvmeh_memory_unregister(), then nvmeh_memory_free().
+int nvmeh_memory_register(struct nvmeh_host *host,
+                          void *data,
+                          size_t size,
+                          struct nvmeh_memory **out);
+
+// Ends the registration of memory of the program's, and waits until no device reaches it any more, at
+// most `timeout_ms`. No request that uses it may be under way.
+//
+// Returns 0: the memory may be freed; -ETIMEDOUT: not yet, to be called again; -EINVAL: it was made by
+// nvmeh_memory_new(); -EFAULT, -EBADF, -ECHILD. Thread: any, one at a time.
+int nvmeh_memory_unregister(struct nvmeh_memory *memory,
+                            uint64_t timeout_ms);
+
 // The address of the memory, a multiple of 64; NULL if `memory` is no handle. Thread: any.
 void *nvmeh_memory_data(const struct nvmeh_memory *memory);
 
 // The bytes of the memory; 0 if `memory` is no handle. Thread: any.
 size_t nvmeh_memory_size(const struct nvmeh_memory *memory);
 
-// Frees memory. No request that uses it may be under way. NULL is fine. Thread: any.
+// Frees memory of the library's, or the handle of memory of the program's. No request that uses it may be
+// under way. NULL is fine. Thread: any.
 void nvmeh_memory_free(struct nvmeh_memory *memory);
 
 // Pins that are out: one for each removal that is pending, and those of the program.
@@ -1002,6 +1388,27 @@ int nvmeh_head_get_stats(const struct nvmeh_head *head, struct nvmeh_head_stats 
 //
 // Returns 0, -EFAULT, -EINVAL (`size`), -EPERM, -EBADF, -ECHILD. Thread: the channel's.
 int nvmeh_channel_get_stats(const struct nvmeh_channel *channel, struct nvmeh_channel_stats *out);
+
+// How long I/O took on a controller, as far as it came from channels with the option
+// latency_histograms: at most `count` buckets that are not empty, the shortest time first, which
+// lie `buckets[0].size` bytes apart. `direction`: NVMEH_LATENCY_*. Counts since the controller was
+// connected, through reconnects.
+//
+// Returns how many buckets are not empty, or -EFAULT, -EINVAL (`direction`, `size`), -EBADF, -ECHILD.
+// Thread: any.
+int nvmeh_controller_latency(const struct nvmeh_controller *controller,
+                             int direction,
+                             struct nvmeh_latency_bucket *buckets,
+                             size_t count);
+
+// A time in nanoseconds that `fraction` (0 to 1) of the commands of nvmeh_controller_latency() did not
+// exceed; 0 when none was counted.
+//
+// Returns 0, -EFAULT, -EINVAL (`direction`), -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_latency_quantile(const struct nvmeh_controller *controller,
+                                      int direction,
+                                      double fraction,
+                                      uint64_t *ns);
 
 #ifdef __cplusplus
 }  // extern "C"

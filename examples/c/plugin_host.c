@@ -1,12 +1,18 @@
 /* A program that loads libnvmehost as a plug-in, and unloads it while a removal is pending.
  *
  *     cc plugin_host.c -ldl -lpthread -o plugin_host
- *     ./plugin_host /path/to/libnvmehost.so.0 URL [WINDOW_MS]
+ *     ./plugin_host /path/to/libnvmehost.so.0 URL [WINDOW_MS [PART]]
  *
- * A thread loads the library, connects, lets the last path go so that the removal of the head is
+ * Part 1: a thread makes a host without a thread of the library's, takes a pin, frees the host, and ends.
+ * The program calls dlclose(), and gives the pin back after that. A library that does not hold itself is
+ * unmapped by dlclose(), and the program dies of a call to where it was.
+ *
+ * Part 2: a thread loads the library, connects, lets the last path go so that the removal of the head is
  * scheduled, frees every handle, and ends. Then the program calls dlclose(), and waits past the
  * deadline. The library must live on until the removal has been carried out and its pin given back,
- * and be unmapped after that. Then the same with a pin of the program's own, which is given back after
+ * and be unmapped after that.
+ *
+ * Part 3: the same with a pin of the program's own, which is given back after
  * dlclose(): the library is unmapped when that call returns.
  *
  * (The library is used by a thread of its own because glibc keeps an object mapped for as long as a
@@ -138,24 +144,59 @@ static void *use(void *keep_pin) {
     return NULL;
 }
 
+/* Nothing but a pin keeps the library: no thread of its own, and none of ours that has used it. */
+static void *only_a_pin(void *unused) {
+    int (*options_new)(int, struct nvmeh_options **);
+    int (*options_set)(struct nvmeh_options *, const char *, uint64_t);
+    void (*options_free)(struct nvmeh_options *);
+    int (*host_new)(const struct nvmeh_options *, struct nvmeh_host **);
+    int (*pin_take)(struct nvmeh_host *, const char *, struct nvmeh_pin **);
+    void (*host_destroy)(struct nvmeh_host *);
+    const char *(*last_error)(void);
+    struct nvmeh_options *options;
+    struct nvmeh_host *host;
+
+    library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!library)
+        die("dlopen", dlerror());
+    an_address = dlsym(library, "nvmeh_version");
+    find(&options_new, "nvmeh_options_new");
+    find(&options_set, "nvmeh_options_set_u64");
+    find(&options_free, "nvmeh_options_free");
+    find(&host_new, "nvmeh_host_new");
+    find(&pin_take, "nvmeh_pin_take");
+    find(&release, "nvmeh_pin_release");
+    find(&host_destroy, "nvmeh_host_destroy");
+    find(&last_error, "nvmeh_last_error");
+    if (options_new(NVMEH_OPTIONS_HOST, &options) || options_set(options, "control_thread", 0) ||
+        host_new(options, &host) || pin_take(host, "plugin_host's only", &own_pin))
+        die("set-up", last_error());
+    options_free(options);
+    host_destroy(host);
+    return unused;
+}
+
 static void in_a_thread(void *(*f)(void *), void *argument) {
     pthread_t thread;
     if (pthread_create(&thread, NULL, f, argument) || pthread_join(thread, NULL))
         die("thread", "cannot be had");
 }
 
-int main(int argc, char **argv) {
+static void part_1(void) {
+    in_a_thread(only_a_pin, NULL);
+    if (dlclose(library))
+        die("dlclose", dlerror());
+    printf("dlclose() was called with a pin out: %s\n", mapped() ? "mapped" : "unmapped");
+    fflush(stdout);
+    release(own_pin);
+    if (mapped() || known())
+        die("the library", "was not unmapped with its only pin");
+    printf("the pin is given back: unmapped\n");
+}
+
+static void part_2(void) {
     double closed, gone;
     int was_mapped;
-    if (argc < 3) {
-        fprintf(stderr, "usage: %s LIBRARY URL [WINDOW_MS]\n", argv[0]);
-        return 2;
-    }
-    path = argv[1];
-    url = argv[2];
-    if (argc > 3)
-        window = (unsigned)atoi(argv[3]);
-
     in_a_thread(use, NULL);
     closed = now();
     if (dlclose(library))
@@ -172,7 +213,10 @@ int main(int argc, char **argv) {
     printf("unmapped %.2f s after dlclose(), the window was %.2f s\n", gone, window / 1e3);
     if (!was_mapped || gone < window / 1e3 * 0.5)
         die("the library", "was unmapped with a pin out");
+}
 
+static void part_3(void) {
+    double closed;
     in_a_thread(use, &own_pin);
     if (dlclose(library))
         die("dlclose", dlerror());
@@ -190,6 +234,25 @@ int main(int argc, char **argv) {
         nap();
     if (mapped() || known())
         die("the library", "was not unmapped after the last pin");
-    printf("the pin is given back: unmapped\ngood\n");
+    printf("the pin is given back: unmapped\n");
+}
+
+int main(int argc, char **argv) {
+    int part = argc > 4 ? atoi(argv[4]) : 0;
+    if (argc < 3) {
+        fprintf(stderr, "usage: %s LIBRARY URL [WINDOW_MS [PART]]\n", argv[0]);
+        return 2;
+    }
+    path = argv[1];
+    url = argv[2];
+    if (argc > 3)
+        window = (unsigned)atoi(argv[3]);
+    if (part == 0 || part == 1)
+        part_1();
+    if (part == 0 || part == 2)
+        part_2();
+    if (part == 0 || part == 3)
+        part_3();
+    printf("good\n");
     return 0;
 }

@@ -4,14 +4,15 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use libc::iovec;
 use nvme_mpath::core::buffer::Buffer;
-use nvme_mpath::core::memory::DmaBuf;
+use nvme_mpath::core::memory::{Arena, DmaBuf, Memory};
 
 use crate::error::{Error, Result};
 use crate::host::nvmeh_host;
-use crate::object::{Header, Object, end, enter, give_to, look};
+use crate::object::{Header, Object, duration, end, enter, give_to, look};
 
 /// Most pieces of one request (IOV_MAX).
 const MOST_PIECES: usize = 1024;
@@ -41,7 +42,7 @@ impl Pieces {
 }
 
 /// The memory of one request as a buffer. Pieces that follow each other in memory are one; others are
-/// copied.
+/// copied, and all are where `apart` says so.
 ///
 /// # Safety
 /// `iov` is NULL or has `count` entries; their memory is the request's until it ends.
@@ -49,6 +50,7 @@ pub(crate) unsafe fn gather(
     iov: *const iovec,
     count: c_int,
     fill: bool,
+    apart: bool,
     spare: &mut Vec<Vec<u8>>,
 ) -> Result<(Buffer, Option<Pieces>)> {
     let count = usize::try_from(count).unwrap_or(0);
@@ -81,7 +83,7 @@ pub(crate) unsafe fn gather(
     let base =
         list.iter().find(|p| p.iov_len > 0).and_then(|p| NonNull::new(p.iov_base.cast::<u8>()));
     let Some(base) = base else { return Ok((Buffer::empty(), None)) };
-    if together {
+    if together && !apart {
         // SAFETY: the caller's promise, for memory without a gap.
         return Ok((unsafe { Buffer::from_raw_parts(base, total) }, None));
     }
@@ -104,7 +106,31 @@ pub(crate) unsafe fn gather(
 pub struct nvmeh_memory {
     header: Header,
     data: NonNull<u8>,
-    memory: DmaBuf,
+    size: usize,
+    whose: Mutex<Whose>,
+}
+
+/// Whose memory it is.
+enum Whose {
+    Library { _memory: DmaBuf },
+    Program { registration: Option<Arc<Arena>>, free: Arc<Free> },
+}
+
+/// Whether devices have let go of memory of the program's.
+#[derive(Default)]
+struct Free {
+    is: Mutex<bool>,
+    becomes: Condvar,
+}
+
+/// What the registration owns.
+struct Owner(Arc<Free>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        *self.0.is.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.becomes.notify_all();
+    }
 }
 
 impl Object for nvmeh_memory {
@@ -142,8 +168,85 @@ pub unsafe extern "C" fn nvmeh_memory_new(
             }
             let mut memory = h.host.dma_buf(size)?;
             let data = NonNull::from(memory.as_mut_slice()).cast();
-            give_to(out, nvmeh_memory { header: Header::new::<nvmeh_memory>(), data, memory });
+            let (size, whose) = (memory.len(), Mutex::new(Whose::Library { _memory: memory }));
+            let header = Header::new::<nvmeh_memory>();
+            give_to(out, nvmeh_memory { header, data, size, whose });
             Ok(0)
+        })
+    }
+}
+
+/// Makes memory of the program's reachable without a copy, for all controllers of this host, present and
+/// future. For devices it must begin and end on a page of 4 KiB; where it does not, data in it is copied.
+/// It must stay until nvmeh_memory_unregister() has returned 0.
+///
+/// Returns 0, -EINVAL (size 0), -ENFILE (RLIMIT_MEMLOCK too small), -EFAULT, -EBADF, -ECHILD. Thread: any.
+/// Owner of the handle: the caller; nvmeh_memory_unregister(), then nvmeh_memory_free().
+///
+/// # Safety
+/// `host` is NULL or a handle; `data` is NULL, or valid for reads and writes of `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmeh_memory_register(
+    host: *mut nvmeh_host,
+    data: *mut c_void,
+    size: usize,
+    out: *mut *mut nvmeh_memory,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        enter(host, |h| {
+            if out.is_null() {
+                return Err(Error::null("out"));
+            }
+            let data = NonNull::new(data.cast::<u8>()).ok_or_else(|| Error::null("data"))?;
+            if size == 0 || isize::try_from(size).is_err() {
+                return Err(Error::invalid(format!("{size} bytes of memory")));
+            }
+            let free = Arc::new(Free::default());
+            let owner = Box::new(Owner(Arc::clone(&free)));
+            let registration =
+                Some(h.host.register_memory(Memory::from_raw_parts(data, size, owner))?);
+            let whose = Mutex::new(Whose::Program { registration, free });
+            let header = Header::new::<nvmeh_memory>();
+            give_to(out, nvmeh_memory { header, data, size, whose });
+            Ok(0)
+        })
+    }
+}
+
+/// Ends the registration of memory of the program's, and waits until no device reaches it any more, at
+/// most `timeout_ms`. No request that uses it may be under way.
+///
+/// Returns 0: the memory may be freed; -ETIMEDOUT: not yet, to be called again; -EINVAL: it was made by
+/// nvmeh_memory_new(); -EFAULT, -EBADF, -ECHILD. Thread: any, one at a time.
+///
+/// # Safety
+/// `memory` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmeh_memory_unregister(
+    memory: *mut nvmeh_memory,
+    timeout_ms: u64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        enter(memory, |m| {
+            let free = match &mut *m.whose.lock().unwrap_or_else(PoisonError::into_inner) {
+                Whose::Library { .. } => {
+                    return Err(Error::invalid(
+                        "this memory is the library's: nvmeh_memory_free()",
+                    ));
+                }
+                Whose::Program { registration, free } => {
+                    drop(registration.take());
+                    Arc::clone(free)
+                }
+            };
+            let is = free.is.lock().unwrap_or_else(PoisonError::into_inner);
+            let limit = duration(timeout_ms);
+            let waited = free.becomes.wait_timeout_while(is, limit, |is| !*is);
+            let (is, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            is.then_some(0)
+                .ok_or_else(|| Error::new(libc::ETIMEDOUT, "a device still reaches this memory"))
         })
     }
 }
@@ -165,10 +268,11 @@ pub unsafe extern "C" fn nvmeh_memory_data(memory: *const nvmeh_memory) -> *mut 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmeh_memory_size(memory: *const nvmeh_memory) -> usize {
     // SAFETY: the caller's promise.
-    unsafe { look(memory) }.map_or(0, |m| m.memory.len())
+    unsafe { look(memory) }.map_or(0, |m| m.size)
 }
 
-/// Frees memory. No request that uses it may be under way. NULL is fine. Thread: any.
+/// Frees memory of the library's, or the handle of memory of the program's. No request that uses it may be
+/// under way. NULL is fine. Thread: any.
 ///
 /// # Safety
 /// `memory` is NULL or a handle that is not used any more.

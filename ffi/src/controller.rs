@@ -15,7 +15,7 @@ use crate::object::{Header, Object, duration, end, enter, put_text, text};
 /// drives.
 pub struct nvmeh_controller {
     header: Header,
-    controller: Controller,
+    pub(crate) controller: Controller,
 }
 
 impl Object for nvmeh_controller {

@@ -73,7 +73,9 @@ pub(crate) fn io_errno(error: &IoError) -> (c_int, u16) {
     match error {
         IoError::Status { status, .. } => (status_errno(*status), status.code().raw()),
         IoError::NoPath { .. } => (e::EHOSTUNREACH, 0),
-        IoError::ParkLimit { limit: ParkLimit::Age(_), .. } => (e::ETIMEDOUT, 0),
+        IoError::ParkLimit { limit: ParkLimit::Age(_), .. } | IoError::Expired { .. } => {
+            (e::ETIMEDOUT, 0)
+        }
         IoError::ParkLimit { .. } => (e::ENOBUFS, 0),
         IoError::HeadRemoved { .. } => (e::ENODEV, 0),
         IoError::NoQueue { .. } => (e::EUSERS, 0),
@@ -85,7 +87,7 @@ pub(crate) fn io_errno(error: &IoError) -> (c_int, u16) {
     }
 }
 
-fn status_errno(status: Status) -> c_int {
+pub(crate) fn status_errno(status: Status) -> c_int {
     // (SCT, SC): NVMe 2.1 §4.2.3, NVM 1.1 §3.2.
     match (status.sct(), status.sc()) {
         (0, 0x01) => e::EOPNOTSUPP,

@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use nvme_mpath::{Event, Events, Head, TimedEvent};
+use nvme_mpath::{Event, Events, FencedBy, Head, TimedEvent, TimeoutStep};
 
 use crate::controller::state_number;
 use crate::error::Error;
@@ -66,8 +66,29 @@ pub const NVMEH_EVENT_DISCOVERY_CHANGED: c_int = 16;
 pub const NVMEH_EVENT_ASYNC: c_int = 17;
 /// `value` events before the next one were dropped, because nobody took them.
 pub const NVMEH_EVENT_LAGGED: c_int = 18;
+/// A command was not answered in time: `to` says what is done about it (NVMEH_OVERDUE_*), `value` which
+/// command: the queue (0: admin) << 16 | its identifier. `text` is the controller's answer to Abort.
+pub const NVMEH_EVENT_COMMAND_OVERDUE: c_int = 19;
+/// Writes were in flight on a controller that was lost, and are held until it is certain that it does
+/// not execute them any more, `value` milliseconds at most.
+pub const NVMEH_EVENT_FENCING: c_int = 20;
+/// A lost controller executes nothing any more, writes that were held are sent again. `from`: how that
+/// is known (NVMEH_FENCED_BY_*); `value`: milliseconds since its end.
+pub const NVMEH_EVENT_FENCED: c_int = 21;
 /// One that this version has no number for: `text`.
 pub const NVMEH_EVENT_OTHER: c_int = 255;
+
+/// The controller is asked to abort the command.
+pub const NVMEH_OVERDUE_ABORTING: c_int = 1;
+/// The controller answered that.
+pub const NVMEH_OVERDUE_ANSWERED: c_int = 2;
+/// The controller is reset.
+pub const NVMEH_OVERDUE_RESETTING: c_int = 3;
+
+/// Another controller of its subsystem has reset it.
+pub const NVMEH_FENCED_BY_RESET: c_int = 1;
+/// Its time has passed.
+pub const NVMEH_FENCED_BY_TIME: c_int = 2;
 
 /// Something that happened.
 #[repr(C)]
@@ -140,6 +161,33 @@ fn translate(timed: &TimedEvent) -> nvmeh_event {
         }
         Event::ControllerRemoved { controller, address, cause } => {
             (e.kind, e.text) = (NVMEH_EVENT_CONTROLLER_REMOVED, fixed(&cause.to_string()));
+            of_controller(&mut e, controller.as_u32(), address);
+        }
+        Event::CommandOverdue { controller, address, queue, command, step } => {
+            e.kind = NVMEH_EVENT_COMMAND_OVERDUE;
+            e.value = u64::from(*queue) << 16 | u64::from(*command);
+            e.to = match step {
+                TimeoutStep::Aborting => NVMEH_OVERDUE_ABORTING,
+                TimeoutStep::Answered(outcome) => {
+                    e.text = fixed(&format!("{outcome:?}"));
+                    NVMEH_OVERDUE_ANSWERED
+                }
+                TimeoutStep::Resetting => NVMEH_OVERDUE_RESETTING,
+                _ => 0,
+            };
+            of_controller(&mut e, controller.as_u32(), address);
+        }
+        Event::Fencing { controller, address, at_most } => {
+            (e.kind, e.value) = (NVMEH_EVENT_FENCING, millis(*at_most));
+            of_controller(&mut e, controller.as_u32(), address);
+        }
+        Event::Fenced { controller, address, by, after } => {
+            (e.kind, e.value) = (NVMEH_EVENT_FENCED, millis(*after));
+            e.from = match by {
+                FencedBy::Reset => NVMEH_FENCED_BY_RESET,
+                FencedBy::Time => NVMEH_FENCED_BY_TIME,
+                _ => 0,
+            };
             of_controller(&mut e, controller.as_u32(), address);
         }
         Event::HeadAdded(head) => of_head(&mut e, NVMEH_EVENT_HEAD_ADDED, head),

@@ -128,6 +128,13 @@ pub struct nvmeh_path {
     pub usable: c_int,
     /// The controller's address, cut if need be.
     pub address: [c_char; 256],
+    /// Writes that were in flight on its controller when that was lost, and are held until it is
+    /// fenced.
+    pub held: u64,
+    /// 1 if it is used only when there is no other: nvmeh_controller_set_marginal().
+    pub marginal: c_int,
+    /// Always 0.
+    pub reserved: c_int,
 }
 
 // SAFETY: `repr(C)`, numbers only, its size first.
@@ -297,6 +304,9 @@ pub unsafe extern "C" fn nvmeh_head_paths(
                 ana: ana_number(p.ana),
                 usable: c_int::from(p.usable),
                 address: fixed(&p.address),
+                held: p.held,
+                marginal: c_int::from(p.marginal),
+                reserved: 0,
             });
             put_list(paths, count, entries)?;
             Ok(list.len() as c_int)

@@ -109,6 +109,7 @@ fn make(settings: HostSettings) -> Result<nvmeh_host> {
         options.seed = seed;
     }
     options.policy = settings.policy;
+    options.fence = settings.fence;
     options.control_thread = settings.control_thread;
     options.delayed_removal = settings.windows;
     options.keep_alive = Some(Arc::new(crate::selfref::keep));
@@ -262,6 +263,35 @@ pub unsafe extern "C" fn nvmeh_host_heads(
                 heads.add(at).write(give(nvmeh_head::new(Arc::clone(head))));
             }
             Ok(list.len() as c_int)
+        })
+    }
+}
+
+/// Lists the controllers that are not gone for good: at most `count` handles.
+///
+/// Returns how many there are, or -EFAULT, -EBADF, -ECHILD. Thread: any. Owner of each handle: the
+/// caller; nvmeh_controller_free().
+///
+/// # Safety
+/// `controllers` has room for `count` handles.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmeh_host_controllers(
+    host: *mut nvmeh_host,
+    controllers: *mut *mut nvmeh_controller,
+    count: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        enter(host, |h| {
+            if controllers.is_null() && count > 0 {
+                return Err(Error::null("array"));
+            }
+            let list = h.host.controllers();
+            let total = list.len();
+            for (at, controller) in list.into_iter().take(count).enumerate() {
+                controllers.add(at).write(give(nvmeh_controller::new(controller)));
+            }
+            Ok(total as c_int)
         })
     }
 }

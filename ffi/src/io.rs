@@ -1,6 +1,7 @@
 //! Requests. Offsets and lengths are bytes, multiples of the block size.
 
 use std::ffi::{c_int, c_void};
+use std::time::Duration;
 
 use libc::iovec;
 use nvme_mpath::core::buffer::Buffer;
@@ -15,26 +16,50 @@ use crate::object::{enter, look};
 /// Force unit access: a write is durable when it ends; a read comes from the medium.
 pub const NVMEH_FUA: u32 = 1;
 
+/// A read may be sent down a second path (nvmeh_head_set_hedged_reads()): its data are read into memory of
+/// the channel's, and copied at the end. Other requests, and heads without hedged reads, leave it alone.
+pub const NVMEH_HEDGE: u32 = 2;
+
 /// What a request is to do, before its memory is looked at.
-struct What {
-    op: IoOp,
-    offset: u64,
+pub(crate) struct What {
+    pub(crate) op: IoOp,
+    pub(crate) offset: u64,
     /// Bytes, where there is no memory to say so.
-    len: u64,
-    flags: u32,
+    pub(crate) len: u64,
+    pub(crate) flags: u32,
+    /// Its own limit.
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl What {
+    const fn new(op: IoOp, offset: u64, len: u64, flags: u32) -> Self {
+        Self { op, offset, len, flags, timeout: None }
+    }
+
+    /// Takes the memory in; see [`gather`].
+    unsafe fn memory(
+        &self,
+        memory: Option<(*const iovec, c_int)>,
+        spare: &mut Vec<Vec<u8>>,
+    ) -> Result<(Buffer, Option<Pieces>)> {
+        let Some((iov, n)) = memory else { return Ok((Buffer::empty(), None)) };
+        let read = self.op == IoOp::Read;
+        // SAFETY: the caller's promise.
+        unsafe { gather(iov, n, read, read && self.flags & NVMEH_HEDGE != 0, spare) }
+    }
 }
 
 /// Where to.
-struct Target {
-    channel: *mut nvmeh_channel,
-    head: *const nvmeh_head,
+pub(crate) struct Target {
+    pub(crate) channel: *mut nvmeh_channel,
+    pub(crate) head: *const nvmeh_head,
 }
 
 /// How its end is told.
-struct Tell {
-    callback: nvmeh_callback,
-    arg: *mut c_void,
-    id: *mut u64,
+pub(crate) struct Tell {
+    pub(crate) callback: nvmeh_callback,
+    pub(crate) arg: *mut c_void,
+    pub(crate) id: *mut u64,
 }
 
 fn blocks(bytes: u64, block_size: u32, what: &str) -> Result<u64> {
@@ -53,8 +78,9 @@ fn request(what: &What, geometry: &Geometry, buffer: Buffer, number: u64) -> Res
         let text = format!("blocks with {} bytes of metadata", geometry.metadata_size);
         return Err(Error::new(libc::EOPNOTSUPP, text));
     }
-    if what.flags & !NVMEH_FUA != 0 {
-        return Err(Error::invalid(format!("flags {:#x}: there is NVMEH_FUA", what.flags)));
+    if what.flags & !(NVMEH_FUA | NVMEH_HEDGE) != 0 {
+        let text = format!("flags {:#x}: there are NVMEH_FUA, NVMEH_HEDGE", what.flags);
+        return Err(Error::invalid(text));
     }
     let slba = blocks(what.offset, block_size, "offset")?;
     let count = u32::try_from(blocks(what.len, block_size, "length")?)
@@ -70,13 +96,17 @@ fn request(what: &What, geometry: &Geometry, buffer: Buffer, number: u64) -> Res
         IoOp::Discard => IoRequest::discard(slba, count, number),
         _ => IoRequest::flush(number),
     };
-    Ok(if what.flags & NVMEH_FUA != 0 { request.fua() } else { request })
+    let request = if what.flags & NVMEH_FUA != 0 { request.fua() } else { request };
+    Ok(match what.timeout {
+        Some(limit) => request.timeout(limit),
+        None => request,
+    })
 }
 
 /// # Safety
 /// The handles are NULL or handles; `iov`, if there is one, has `count` entries, whose memory is the
 /// request's until it ends.
-unsafe fn submit(
+pub(crate) unsafe fn submit(
     to: Target,
     what: What,
     memory: Option<(*const iovec, c_int)>,
@@ -88,10 +118,7 @@ unsafe fn submit(
             let head = &look(to.head)?.head;
             let mut state = c.state()?;
             state.channel()?;
-            let (buffer, pieces) = match memory {
-                None => (Buffer::empty(), None),
-                Some((iov, n)) => gather(iov, n, what.op == IoOp::Read, &mut state.spare)?,
-            };
+            let (buffer, pieces) = what.memory(memory, &mut state.spare)?;
             let copied = pieces.as_ref().map_or(0, |_| buffer.len() as u64);
             let ticket = Ticket { callback: tell.callback, arg: tell.arg, op: what.op, pieces };
             let id = state.book(ticket);
@@ -118,17 +145,14 @@ unsafe fn submit(
 
 /// # Safety
 /// As for [`submit`].
-unsafe fn block(to: Target, what: What, memory: Option<(*const iovec, c_int)>) -> c_int {
+pub(crate) unsafe fn block(to: Target, what: What, memory: Option<(*const iovec, c_int)>) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
         enter(to.channel, |c| {
             let head = &look(to.head)?.head;
             let mut state = c.state()?;
             state.channel()?;
-            let (buffer, pieces): (Buffer, Option<Pieces>) = match memory {
-                None => (Buffer::empty(), None),
-                Some((iov, n)) => gather(iov, n, what.op == IoOp::Read, &mut state.spare)?,
-            };
+            let (buffer, pieces) = what.memory(memory, &mut state.spare)?;
             let request = request(&what, &head.geometry(), buffer, 0)?;
             state.submitted += 1;
             let answer = state.channel()?.execute(head, request);
@@ -183,7 +207,7 @@ pub unsafe extern "C" fn nvmeh_submit_read(
     id: *mut u64,
 ) -> c_int {
     let iov = one(buf, len);
-    let what = What { op: IoOp::Read, offset, len: 0, flags };
+    let what = What::new(IoOp::Read, offset, 0, flags);
     let tell = Tell { callback, arg, id };
     // SAFETY: the caller's promise.
     unsafe { submit(Target { channel, head }, what, Some((&raw const iov, 1)), tell) }
@@ -209,7 +233,7 @@ pub unsafe extern "C" fn nvmeh_submit_readv(
     arg: *mut c_void,
     id: *mut u64,
 ) -> c_int {
-    let what = What { op: IoOp::Read, offset, len: 0, flags };
+    let what = What::new(IoOp::Read, offset, 0, flags);
     let tell = Tell { callback, arg, id };
     // SAFETY: the caller's promise.
     unsafe { submit(Target { channel, head }, what, Some((iov, iovcnt)), tell) }
@@ -233,7 +257,7 @@ pub unsafe extern "C" fn nvmeh_read(
     flags: u32,
 ) -> c_int {
     let iov = one(buf, len);
-    let what = What { op: IoOp::Read, offset, len: 0, flags };
+    let what = What::new(IoOp::Read, offset, 0, flags);
     // SAFETY: the caller's promise.
     unsafe { block(Target { channel, head }, what, Some((&raw const iov, 1))) }
 }
@@ -253,7 +277,7 @@ pub unsafe extern "C" fn nvmeh_readv(
     offset: u64,
     flags: u32,
 ) -> c_int {
-    let what = What { op: IoOp::Read, offset, len: 0, flags };
+    let what = What::new(IoOp::Read, offset, 0, flags);
     // SAFETY: the caller's promise.
     unsafe { block(Target { channel, head }, what, Some((iov, iovcnt))) }
 }
@@ -279,7 +303,7 @@ pub unsafe extern "C" fn nvmeh_submit_write(
     id: *mut u64,
 ) -> c_int {
     let iov = one(buf.cast_mut(), len);
-    let what = What { op: IoOp::Write, offset, len: 0, flags };
+    let what = What::new(IoOp::Write, offset, 0, flags);
     let tell = Tell { callback, arg, id };
     // SAFETY: the caller's promise.
     unsafe { submit(Target { channel, head }, what, Some((&raw const iov, 1)), tell) }
@@ -305,7 +329,7 @@ pub unsafe extern "C" fn nvmeh_submit_writev(
     arg: *mut c_void,
     id: *mut u64,
 ) -> c_int {
-    let what = What { op: IoOp::Write, offset, len: 0, flags };
+    let what = What::new(IoOp::Write, offset, 0, flags);
     let tell = Tell { callback, arg, id };
     // SAFETY: the caller's promise.
     unsafe { submit(Target { channel, head }, what, Some((iov, iovcnt)), tell) }
@@ -329,7 +353,7 @@ pub unsafe extern "C" fn nvmeh_write(
     flags: u32,
 ) -> c_int {
     let iov = one(buf.cast_mut(), len);
-    let what = What { op: IoOp::Write, offset, len: 0, flags };
+    let what = What::new(IoOp::Write, offset, 0, flags);
     // SAFETY: the caller's promise.
     unsafe { block(Target { channel, head }, what, Some((&raw const iov, 1))) }
 }
@@ -349,7 +373,7 @@ pub unsafe extern "C" fn nvmeh_writev(
     offset: u64,
     flags: u32,
 ) -> c_int {
-    let what = What { op: IoOp::Write, offset, len: 0, flags };
+    let what = What::new(IoOp::Write, offset, 0, flags);
     // SAFETY: the caller's promise.
     unsafe { block(Target { channel, head }, what, Some((iov, iovcnt))) }
 }
@@ -375,7 +399,7 @@ pub unsafe extern "C" fn nvmeh_submit_compare(
     id: *mut u64,
 ) -> c_int {
     let iov = one(buf.cast_mut(), len);
-    let what = What { op: IoOp::Compare, offset, len: 0, flags };
+    let what = What::new(IoOp::Compare, offset, 0, flags);
     let tell = Tell { callback, arg, id };
     // SAFETY: the caller's promise.
     unsafe { submit(Target { channel, head }, what, Some((&raw const iov, 1)), tell) }
@@ -401,7 +425,7 @@ pub unsafe extern "C" fn nvmeh_submit_comparev(
     arg: *mut c_void,
     id: *mut u64,
 ) -> c_int {
-    let what = What { op: IoOp::Compare, offset, len: 0, flags };
+    let what = What::new(IoOp::Compare, offset, 0, flags);
     let tell = Tell { callback, arg, id };
     // SAFETY: the caller's promise.
     unsafe { submit(Target { channel, head }, what, Some((iov, iovcnt)), tell) }
@@ -425,7 +449,7 @@ pub unsafe extern "C" fn nvmeh_compare(
     flags: u32,
 ) -> c_int {
     let iov = one(buf.cast_mut(), len);
-    let what = What { op: IoOp::Compare, offset, len: 0, flags };
+    let what = What::new(IoOp::Compare, offset, 0, flags);
     // SAFETY: the caller's promise.
     unsafe { block(Target { channel, head }, what, Some((&raw const iov, 1))) }
 }
@@ -445,7 +469,7 @@ pub unsafe extern "C" fn nvmeh_comparev(
     offset: u64,
     flags: u32,
 ) -> c_int {
-    let what = What { op: IoOp::Compare, offset, len: 0, flags };
+    let what = What::new(IoOp::Compare, offset, 0, flags);
     // SAFETY: the caller's promise.
     unsafe { block(Target { channel, head }, what, Some((iov, iovcnt))) }
 }
@@ -472,7 +496,7 @@ pub unsafe extern "C" fn nvmeh_submit_write_zeroes(
     unsafe {
         submit(
             Target { channel, head },
-            What { op: IoOp::WriteZeroes, offset, len, flags },
+            What::new(IoOp::WriteZeroes, offset, len, flags),
             None,
             tell,
         )
@@ -495,7 +519,7 @@ pub unsafe extern "C" fn nvmeh_write_zeroes(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        block(Target { channel, head }, What { op: IoOp::WriteZeroes, offset, len, flags }, None)
+        block(Target { channel, head }, What::new(IoOp::WriteZeroes, offset, len, flags), None)
     }
 }
 
@@ -518,12 +542,7 @@ pub unsafe extern "C" fn nvmeh_submit_discard(
     let tell = Tell { callback, arg, id };
     // SAFETY: the caller's promise.
     unsafe {
-        submit(
-            Target { channel, head },
-            What { op: IoOp::Discard, offset, len, flags: 0 },
-            None,
-            tell,
-        )
+        submit(Target { channel, head }, What::new(IoOp::Discard, offset, len, 0), None, tell)
     }
 }
 
@@ -541,9 +560,7 @@ pub unsafe extern "C" fn nvmeh_discard(
     len: u64,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe {
-        block(Target { channel, head }, What { op: IoOp::Discard, offset, len, flags: 0 }, None)
-    }
+    unsafe { block(Target { channel, head }, What::new(IoOp::Discard, offset, len, 0), None) }
 }
 
 /// Makes what was written before, and has ended, durable. `callback`, `arg` and `id` as in nvmeh_submit_read().
@@ -562,14 +579,7 @@ pub unsafe extern "C" fn nvmeh_submit_flush(
 ) -> c_int {
     let tell = Tell { callback, arg, id };
     // SAFETY: the caller's promise.
-    unsafe {
-        submit(
-            Target { channel, head },
-            What { op: IoOp::Flush, offset: 0, len: 0, flags: 0 },
-            None,
-            tell,
-        )
-    }
+    unsafe { submit(Target { channel, head }, What::new(IoOp::Flush, 0, 0, 0), None, tell) }
 }
 
 /// Makes what was written before, and has ended, durable, and waits for the end.
@@ -584,7 +594,5 @@ pub unsafe extern "C" fn nvmeh_flush(
     head: *const nvmeh_head,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe {
-        block(Target { channel, head }, What { op: IoOp::Flush, offset: 0, len: 0, flags: 0 }, None)
-    }
+    unsafe { block(Target { channel, head }, What::new(IoOp::Flush, 0, 0, 0), None) }
 }

@@ -7,11 +7,13 @@
 //! Every entry checks its handle, catches panics, answers a negative errno, and keeps a text per
 //! thread: [`object`], [`error`]. What keeps the shared object mapped is in [`selfref`].
 
+mod admin;
 #[cfg(not(target_arch = "x86_64"))]
 mod arch;
 mod buffers;
 mod channel;
 mod controller;
+mod discovery;
 mod error;
 mod events;
 mod head;
@@ -21,7 +23,9 @@ mod host;
 mod io;
 mod object;
 mod options;
+mod paths;
 mod pins;
+mod request;
 mod selfref;
 mod stats;
 mod version;

@@ -262,6 +262,35 @@ pub(crate) unsafe fn put<T: Sizable>(out: *mut T, value: &T) -> Result<()> {
     Ok(())
 }
 
+/// Takes in a structure that C filled: what C does not know is 0. `least` bytes must be there; of what this
+/// version does not know, nothing may be set.
+///
+/// # Safety
+/// `from` is NULL, or valid for reads of a `usize`, and of as many bytes as that says.
+pub(crate) unsafe fn take<T: Sizable>(from: *const T, what: &str, least: usize) -> Result<T> {
+    if from.is_null() {
+        return Err(Error::null(what));
+    }
+    // SAFETY: the caller's promise.
+    let room = unsafe { from.cast::<usize>().read() };
+    if room < least || room > 1 << 16 {
+        let text = format!("{what} of size {room}: its first member must say its size");
+        return Err(Error::invalid(text));
+    }
+    let mut value = std::mem::MaybeUninit::<T>::zeroed();
+    let len = room.min(size_of::<T>());
+    // SAFETY: the caller's promise; `len` is within both; all zeroes are a valid `T`.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from.cast::<u8>(), value.as_mut_ptr().cast(), len);
+        let more = std::slice::from_raw_parts(from.cast::<u8>().add(len), room - len);
+        if more.iter().any(|byte| *byte != 0) {
+            let text = format!("{what} has a member set that this version does not know");
+            return Err(Error::new(libc::EOPNOTSUPP, text));
+        }
+        Ok(value.assume_init())
+    }
+}
+
 /// A text in an array of fixed length, cut if need be, with an end.
 pub(crate) fn fixed<const N: usize>(text: &str) -> [c_char; N] {
     let mut out = [0; N];

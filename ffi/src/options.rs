@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nvme_mpath::core::nqn::{Nqn, Uuid};
 use nvme_mpath::{
-    ChannelOptions, ControllerOptions, DelayedRemoval, PathPolicy, UnknownPolicy, Window,
+    ChannelOptions, ControllerOptions, DelayedRemoval, Fence, OverdueAction, PathPolicy,
+    UnknownPolicy, Window,
 };
 
 use crate::error::{Error, Result};
@@ -33,13 +34,15 @@ pub(crate) struct HostSettings {
     pub(crate) windows: DelayedRemoval,
     pub(crate) seed: Option<u64>,
     pub(crate) policy: PathPolicy,
+    pub(crate) fence: Fence,
 }
 
 impl Default for HostSettings {
     fn default() -> Self {
         let windows = DelayedRemoval::OFF;
         let policy = PathPolicy::RoundRobin;
-        Self { hostnqn: None, hostid: None, control_thread: true, windows, seed: None, policy }
+        let (hostnqn, hostid, seed, fence) = (None, None, None, Fence::Auto);
+        Self { hostnqn, hostid, control_thread: true, windows, seed, policy, fence }
     }
 }
 
@@ -153,6 +156,46 @@ fn words(value: &Value) -> std::result::Result<&str, String> {
     }
 }
 
+/// One of a few words.
+fn choice<T: Copy>(value: &Value, of: &[(&str, T)]) -> std::result::Result<T, String> {
+    let word = words(value)?;
+    of.iter().find(|(name, _)| *name == word).map(|(_, it)| *it).ok_or_else(|| {
+        let names: Vec<_> = of.iter().map(|(name, _)| *name).collect();
+        format!("\"{word}\" is none of {}", names.join(", "))
+    })
+}
+
+fn show_choice<T: PartialEq>(value: &T, of: &[(&str, T)]) -> String {
+    of.iter().find(|(_, it)| it == value).map_or_else(String::new, |(name, _)| (*name).to_owned())
+}
+
+const FENCES: &[(&str, Fence)] =
+    &[("auto", Fence::Auto), ("strict", Fence::Strict), ("off", Fence::Off)];
+
+/// What a controller or a head may say: nothing, too.
+const OWN_FENCES: &[(&str, Option<Fence>)] = &[
+    ("default", None),
+    ("auto", Some(Fence::Auto)),
+    ("strict", Some(Fence::Strict)),
+    ("off", Some(Fence::Off)),
+];
+
+const ACTIONS: &[(&str, OverdueAction)] =
+    &[("abort", OverdueAction::AbortThenReset), ("reset", OverdueAction::Reset)];
+
+/// The word for what the library finds out by itself.
+fn is_auto(value: &Value) -> bool {
+    matches!(value, Value::Text(t) if t == "auto")
+}
+
+fn node(value: &Value) -> std::result::Result<Option<u32>, String> {
+    if is_auto(value) { Ok(None) } else { Ok(Some(within(value, 0, 65_535)? as u32)) }
+}
+
+fn show_node(node: Option<u32>) -> String {
+    node.map_or_else(|| "auto".to_owned(), |n| n.to_string())
+}
+
 fn show(time: Option<Duration>) -> String {
     time.map_or_else(|| "forever".to_owned(), |d| d.as_millis().to_string())
 }
@@ -264,6 +307,38 @@ const SPECS: &[Spec] = &[
         |o, v| o.windows.namespace_gone = window_of(v)?,
         show_window(o.windows.namespace_gone)
     ),
+    host!("fence", |o, v| o.fence = choice(v, FENCES)?, show_choice(&o.fence, FENCES)),
+    controller!(
+        "fence",
+        |o, v| o.fence = choice(v, OWN_FENCES)?,
+        show_choice(&o.fence, OWN_FENCES)
+    ),
+    controller!(
+        "fence_time_ms",
+        |o, v| o.fence_time = if is_auto(v) { None } else { Some(limit(v)?) },
+        o.fence_time.map_or_else(|| "auto".to_owned(), |d| show(Some(d)))
+    ),
+    controller!(
+        "on_timeout_reads",
+        |o, v| o.on_timeout.reads = choice(v, ACTIONS)?,
+        show_choice(&o.on_timeout.reads, ACTIONS)
+    ),
+    controller!(
+        "on_timeout_writes",
+        |o, v| o.on_timeout.writes = choice(v, ACTIONS)?,
+        show_choice(&o.on_timeout.writes, ACTIONS)
+    ),
+    controller!(
+        "on_timeout_admin",
+        |o, v| o.on_timeout.admin = choice(v, ACTIONS)?,
+        show_choice(&o.on_timeout.admin, ACTIONS)
+    ),
+    controller!(
+        "abort_wait_ms",
+        |o, v| o.on_timeout.abort_wait = limit(v)?,
+        show(Some(o.on_timeout.abort_wait))
+    ),
+    controller!("numa_node", |o, v| o.numa_node = node(v)?, show_node(o.numa_node)),
     controller!("marginal", |o, v| o.marginal = switch(v)?, u8::from(o.marginal).to_string()),
     controller!("keep_alive_ms", |o, v| o.keep_alive = limit(v)?, show(Some(o.keep_alive))),
     controller!(
@@ -316,6 +391,17 @@ const SPECS: &[Spec] = &[
         o.max_parked_bytes.to_string()
     ),
     channel!("max_parked_age_ms", |o, v| o.max_parked_age = time(v)?, show(o.max_parked_age)),
+    channel!(
+        "hedge_buffers",
+        |o, v| o.hedge_buffers = within(v, 0, 65_535)? as u16,
+        o.hedge_buffers.to_string()
+    ),
+    channel!(
+        "latency_histograms",
+        |o, v| o.latency_histograms = switch(v)?,
+        u8::from(o.latency_histograms).to_string()
+    ),
+    channel!("numa_node", |o, v| o.numa_node = node(v)?, show_node(o.numa_node)),
 ];
 
 const fn kind_of(settings: &Settings) -> c_int {
@@ -390,12 +476,16 @@ pub unsafe extern "C" fn nvmeh_options_new(kind: c_int, out: *mut *mut nvmeh_opt
 /// thread; off: call nvmeh_host_drive()), seed, policy (round-robin,
 /// numa, queue-depth, active-passive, service-time), delayed_removal_ms (both of the next two),
 /// delayed_removal_link_lost_ms, delayed_removal_disconnected_ms,
-/// delayed_removal_namespace_gone_ms.
+/// delayed_removal_namespace_gone_ms, fence (auto, strict, off: what becomes of writes that were in
+/// flight on a lost controller).
 /// Controller: keep_alive_ms, reconnect_delay_ms, ctrl_loss_tmo_ms, fast_io_fail_tmo_ms,
 /// reattach_delay_ms, io_entries, max_io_queues, admin_timeout_ms, connect_timeout_ms,
-/// marginal (on or off).
+/// marginal (on or off), numa_node (a number, or auto), fence (default: what the host says; auto,
+/// strict, off), fence_time_ms (a time, or auto), on_timeout_reads, on_timeout_writes,
+/// on_timeout_admin (abort: abort the command, and reset the controller if that does not end it;
+/// reset: at once), abort_wait_ms.
 /// Channel: depth, io_timeout_ms, max_retries, max_parked_requests, max_parked_bytes,
-/// max_parked_age_ms.
+/// max_parked_age_ms, hedge_buffers, latency_histograms (on or off), numa_node.
 ///
 /// Returns 0; -ENOENT: no such option (nvmeh_last_error() lists those that exist); -EINVAL: the
 /// value cannot be right, and nothing was changed; -EFAULT, -EBADF. Thread: any.

@@ -13,8 +13,21 @@ fn generate() -> String {
         .filter(|path| path.is_file() && !path.ends_with("lib.rs") && !path.ends_with("hooks.rs"))
         .collect();
     // What C reads first comes first.
-    const ORDER: [&str; 9] =
-        ["version", "error", "options", "host", "controller", "head", "channel", "io", "events"];
+    const ORDER: [&str; 13] = [
+        "version",
+        "error",
+        "options",
+        "host",
+        "discovery",
+        "controller",
+        "admin",
+        "head",
+        "paths",
+        "channel",
+        "io",
+        "request",
+        "events",
+    ];
     sources.sort_by_key(|path| {
         let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned();
         (ORDER.iter().position(|o| *o == stem).unwrap_or(ORDER.len()), stem)

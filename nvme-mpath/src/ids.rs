@@ -7,7 +7,9 @@ use std::fmt;
 pub struct ControllerId(u32);
 
 impl ControllerId {
-    pub(crate) const fn from_raw(raw: u32) -> Self {
+    /// The controller of this number, if there is one: numbers come from [`as_u32`](Self::as_u32).
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Self {
         Self(raw)
     }
 

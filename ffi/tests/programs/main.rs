@@ -6,3 +6,4 @@ mod matrix;
 mod misuse;
 mod plugin;
 mod quickstart;
+mod reach;
