@@ -19,8 +19,19 @@ use super::wire::{
     TYPE_REPLY, VERSION, Version,
 };
 
-/// The longest that a server takes for an answer.
+/// The longest that a server takes to set something up.
 const LIMIT: Duration = Duration::from_secs(5);
+/// The longest that it takes to answer for a register. They are looked at from the control plane and from
+/// channels, where others wait meanwhile. A server that does not answer for so long is lost.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// The longest that a request takes.
+const fn limit(command: Command) -> Duration {
+    match command {
+        Command::RegionRead | Command::RegionWrite => QUICK,
+        _ => LIMIT,
+    }
+}
 /// Requests of the server's that are refused while an answer is waited for, before it is given up.
 const FOREIGN_MAX: u32 = 64;
 
@@ -99,7 +110,7 @@ impl Connection {
         payload: &[&[u8]],
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<Reply, Failure> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + limit(command);
         self.exchange(command, payload, fd, deadline).unwrap_or_else(|error| {
             // What comes after cannot be told apart from what was missed.
             let _ = self.stream.shutdown(std::net::Shutdown::Both);
@@ -239,4 +250,64 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 /// A socket's time limit shows as "try again".
 fn timed_out(errno: Errno) -> io::Error {
     if errno == Errno::AGAIN { io::ErrorKind::TimedOut.into() } else { errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::thread::JoinHandle;
+
+    use super::*;
+
+    /// Agrees upon the version, and takes `late` to answer anything else, unless the client gives up
+    /// before. Whether it did.
+    fn server(mut stream: UnixStream, late: Duration) -> JoinHandle<bool> {
+        std::thread::spawn(move || {
+            let receive = |stream: &mut UnixStream| {
+                let mut bytes = [0; size_of::<Header>()];
+                stream.read_exact(&mut bytes).unwrap();
+                let header = Header::read_from_bytes(&bytes).unwrap();
+                stream.read_exact(&mut vec![0; header.size as usize - bytes.len()]).unwrap();
+                header
+            };
+            let asked = receive(&mut stream);
+            let mut answer = Header::new(asked.id, asked.command, TYPE_REPLY, 0);
+            answer.size += size_of::<Version>() as u32;
+            let bytes = [answer.as_bytes(), VERSION.as_bytes()].concat();
+            stream.write_all(&bytes).unwrap();
+            let asked = receive(&mut stream);
+            stream.set_read_timeout(Some(late)).unwrap();
+            if matches!(stream.read(&mut [0]), Ok(0)) {
+                return true;
+            }
+            let answer = Header::new(asked.id, asked.command, TYPE_REPLY, 0);
+            stream.write_all(answer.as_bytes()).unwrap();
+            false
+        })
+    }
+
+    #[test]
+    fn a_register_that_does_not_answer_ends_the_connection_soon() {
+        for command in [Command::RegionRead, Command::RegionWrite] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let server = server(theirs, Duration::from_secs(4));
+            let mut connection = Connection::new(ours).unwrap();
+            let failure = connection.request(command, &[&[0; 16]], None).unwrap_err();
+            let timed_out = matches!(
+                &failure,
+                Failure::Lost(error) if error.kind() == io::ErrorKind::TimedOut
+            );
+            assert!(timed_out, "{command:?}: {failure}");
+            assert!(server.join().unwrap(), "{command:?}: the client waited");
+        }
+    }
+
+    #[test]
+    fn what_sets_something_up_may_take_its_time() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = server(theirs, QUICK * 2);
+        let mut connection = Connection::new(ours).unwrap();
+        connection.request(Command::DmaMap, &[&[0; 32]], None).unwrap();
+        assert!(!server.join().unwrap());
+    }
 }
