@@ -18,6 +18,11 @@ use zerocopy::IntoBytes;
 const REUSE_TRIES: u32 = 20;
 const REUSE_PAUSE: Duration = Duration::from_millis(100);
 
+/// Associations that are ended because a certain queue cannot be opened, before the controller is used
+/// without that queue. What is wrong with a connection is over with the next one; what is wrong with a
+/// queue comes again each time.
+const OPEN_TRIES: u32 = 5;
+
 /// An I/O queue of the present association.
 #[derive(Debug)]
 enum IoQueue {
@@ -79,6 +84,7 @@ impl Controller {
         if !self.wanted.remove(&qid) {
             return;
         }
+        self.queue_failures.remove(&qid);
         match self.link.io.queues.get_mut(&qid) {
             Some(queue @ IoQueue::Live) => *queue = IoQueue::Left,
             Some(IoQueue::Opening(_) | IoQueue::Starting(_) | IoQueue::Paused(_))
@@ -219,7 +225,7 @@ impl Controller {
         }
         if self.wanted.contains(&qid) {
             let error = self.command_error(command, status);
-            self.fail(now, error);
+            self.queue_unopened(now, qid, error);
         } else {
             self.link.io.queues.remove(&qid);
             self.io_queue_settled(now);
@@ -253,7 +259,26 @@ impl Controller {
         true
     }
 
+    /// A wanted queue could not be opened: another association may help. After some of these the
+    /// controller is used without the queue, on each later one at once.
+    fn queue_unopened(&mut self, now: Instant, qid: u16, error: ControllerError) {
+        let tries = self.queue_failures.entry(qid).or_default();
+        *tries = tries.saturating_add(1);
+        if *tries < OPEN_TRIES {
+            return self.fail(now, error);
+        }
+        let live = |q: &&IoQueue| matches!(q, IoQueue::Live);
+        let granted = self.link.io.queues.values().filter(live).count();
+        let granted = u16::try_from(granted).unwrap_or(u16::MAX);
+        // Whatever still becomes of it is of no interest.
+        self.link.io.queues.remove(&qid);
+        self.emit(ControllerEvent::QueueRefused { qid, error });
+        self.emit(ControllerEvent::QueueUnavailable { qid, granted });
+        self.io_queue_settled(now);
+    }
+
     fn io_queue_live(&mut self, now: Instant, qid: u16) {
+        self.queue_failures.remove(&qid);
         let wanted = self.wanted.contains(&qid);
         let queue = if wanted { IoQueue::Live } else { IoQueue::Left };
         self.link.io.in_use.remove(&qid);
@@ -285,7 +310,12 @@ impl Controller {
         if self.wanted.contains(&qid) && self.link.io.queues.contains_key(&qid) {
             // The next attempt leaves to the queues what the controller would have got.
             self.spare_memory |= local && opening && self.link.host_memory;
-            self.fail(now, ControllerError::Transport(error));
+            let error = ControllerError::Transport(error);
+            if opening {
+                self.queue_unopened(now, qid, error);
+            } else {
+                self.fail(now, error);
+            }
         } else {
             self.link.io.queues.remove(&qid);
             self.io_queue_settled(now);
@@ -301,9 +331,16 @@ impl Controller {
         for qid in due {
             self.open_io_queue(now, qid);
         }
-        if self.link.io.deadline().is_some_and(|at| at <= now) {
-            let error = self.timeout_error("opening an I/O queue", self.config.connect_timeout);
-            self.fail(now, error);
+        let late = |(qid, q): (&u16, &IoQueue)| match q {
+            IoQueue::Opening(at) if *at <= now => Some(*qid),
+            _ => None,
+        };
+        let late: Vec<u16> = self.link.io.queues.iter().filter_map(late).collect();
+        for qid in late {
+            if self.has_association() {
+                let error = self.timeout_error("opening an I/O queue", self.config.connect_timeout);
+                self.queue_unopened(now, qid, error);
+            }
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Controller {
     /// A queue could not be opened for want of memory while the controller had a host memory buffer,
     /// which is therefore left out from now on.
     pub(super) spare_memory: bool,
+    /// Times in a row that a wanted I/O queue ended the association because it could not be opened.
+    pub(super) queue_failures: BTreeMap<u16, u32>,
     /// I/O queues that channels need, whether they can be had or not.
     pub(super) wanted: BTreeSet<u16>,
 }
@@ -86,6 +88,7 @@ impl Controller {
             info: None,
             namespaces: Namespaces::default(),
             spare_memory: false,
+            queue_failures: BTreeMap::new(),
             wanted: BTreeSet::new(),
         }
     }

@@ -328,3 +328,27 @@ fn a_subsystem_without_a_name_gets_one_made_up() {
     let expect = "nqn.2014.08.org.nvmexpress:1b360000SERIAL1             Model M";
     assert_eq!(name.as_str(), expect);
 }
+
+#[test]
+fn a_queue_that_never_opens_does_not_keep_the_controller_from_being_used() {
+    for model in [Model::fabrics(), Model::memory()] {
+        let mut rig = Rig::live(model);
+        // From now on no further queue opens, and those that there are do not come back either.
+        rig.io_queue = Transport::Fails;
+        rig.ctrl.want_queue(rig.now, 3);
+        assert!(rig.run_until(Duration::from_secs(300), |rig| {
+            let last =
+                rig.events.iter().rposition(|e| matches!(e, ControllerEvent::QueueRefused { .. }));
+            last.is_some() && rig.ctrl.state() == State::Live
+        }));
+        let before = rig.associations;
+        assert!((2..20).contains(&before), "{before} associations");
+        rig.run(Duration::from_secs(300));
+        assert_eq!((rig.ctrl.state(), rig.associations), (State::Live, before), "it stays so");
+        // Once they open, the next association has them all.
+        rig.io_queue = Transport::Works;
+        rig.ctrl.reset(rig.now, "a test".into());
+        rig.run(Duration::from_secs(20));
+        assert_eq!(rig.live_queues, [1, 2, 3].into());
+    }
+}
