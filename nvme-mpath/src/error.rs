@@ -83,6 +83,15 @@ pub enum IoError {
         /// The head.
         head: String,
     },
+    /// The connection was lost before the answer to a passthrough command that may be executed once
+    /// at most: it was not sent again, and may have been executed, or may be yet.
+    #[error(
+        "{head}: the connection was lost before the answer; whether it was executed is not known"
+    )]
+    OutcomeUnknown {
+        /// The head.
+        head: String,
+    },
     /// The program cancelled it ([`Channel::cancel`](crate::Channel::cancel)).
     #[error("{head}: cancelled")]
     Cancelled {
@@ -129,13 +138,16 @@ pub enum IoOp {
     Discard,
     /// Compare blocks with data that is sent.
     Compare,
+    /// A command as the program made it
+    /// ([`Channel::submit_passthrough`](crate::Channel::submit_passthrough)).
+    Passthrough,
 }
 
 impl IoOp {
-    /// Whether it changes what the namespace holds.
+    /// Whether it changes what the namespace holds. Of a passthrough command that is assumed.
     #[must_use]
     pub const fn modifies(self) -> bool {
-        matches!(self, Self::Write | Self::WriteZeroes | Self::Discard)
+        matches!(self, Self::Write | Self::WriteZeroes | Self::Discard | Self::Passthrough)
     }
 }
 
@@ -148,6 +160,7 @@ impl std::fmt::Display for IoOp {
             Self::WriteZeroes => "write zeroes",
             Self::Discard => "discard",
             Self::Compare => "compare",
+            Self::Passthrough => "passthrough",
         })
     }
 }
@@ -211,6 +224,16 @@ pub enum SubmitReason {
         given: usize,
         /// Bytes that belong there: 0 unless the namespace's metadata is transferred separately.
         wanted: usize,
+    },
+    /// The opcode's lowest two bits say that it moves no data, or that it moves some, and the buffer
+    /// is not in accordance (`NVMe 2.1 §3.3.3.1`); or that it moves data both ways, which is not
+    /// supported; or it is the opcode of Fabrics commands, which are the library's.
+    #[error("command {opcode:#04x} cannot be sent with a buffer of {len} bytes")]
+    Command {
+        /// The opcode.
+        opcode: u8,
+        /// Length of the buffer.
+        len: usize,
     },
     /// The head belongs to another host than the channel.
     #[error("the head belongs to another host")]

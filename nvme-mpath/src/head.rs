@@ -303,11 +303,17 @@ impl Head {
     pub fn set_delayed_removal(self: &Arc<Self>, windows: impl Into<DelayedRemoval>) {
         let outcome = self.life.set_windows(windows.into(), self.now());
         let command = match outcome {
-            WindowSet::Stored => return,
+            WindowSet::Stored => return self.changed(),
             WindowSet::Rearmed(timer) => Command::RemovalRearmed(Arc::clone(self), timer),
             WindowSet::Remove => Command::FinishRemoval(Arc::clone(self)),
         };
         self.send(command);
+    }
+
+    /// Sets the windows for the next loss. One that is open keeps its deadline, as on Linux.
+    pub fn set_next_delayed_removal(self: &Arc<Self>, windows: impl Into<DelayedRemoval>) {
+        self.life.set_next_windows(windows.into());
+        self.changed();
     }
 
     /// Removes a head whose removal is pending now, instead of at its deadline. Returns whether it
@@ -428,7 +434,7 @@ impl Head {
                 Phase::Removing { cause, .. } | Phase::Gone { cause } => NoPath::Removed(*cause),
                 _ if fail => NoPath::Fail,
                 Phase::Pending(_) => NoPath::Park,
-                Phase::Live if awaited => NoPath::Park,
+                Phase::Live if awaited || inner.windows.outlasts() => NoPath::Park,
                 Phase::Live => NoPath::Fail,
             };
             let more_may_come = inner.paths.iter().any(|p| p.awaited && !p.usable());

@@ -44,7 +44,7 @@ mod sync;
 mod view;
 mod window;
 
-pub use channel::{BlockingError, Channel, IoCompletion, IoRequest};
+pub use channel::{BlockingError, Channel, IoCompletion, IoRequest, PassthroughCommand};
 pub use clock::MonotonicClock;
 pub use controller::Controller;
 pub use discovery::DiscoveredSubsystem;

@@ -98,7 +98,7 @@ pub(crate) enum WindowSet {
 pub(crate) struct Inner<P> {
     pub(crate) phase: Phase,
     pub(crate) paths: Vec<P>,
-    windows: DelayedRemoval,
+    pub(crate) windows: DelayedRemoval,
     generation: u64,
 }
 
@@ -219,6 +219,11 @@ impl<P> Lifecycle<P> {
                 WindowSet::Remove
             }
         }
+    }
+
+    /// Sets the windows for the next loss; one that is open stays as it is.
+    pub(crate) fn set_next_windows(&self, windows: DelayedRemoval) {
+        self.inner.lock().windows = windows;
     }
 
     /// Puts a pending removal off without end: the head waits for a path, whatever the windows say.

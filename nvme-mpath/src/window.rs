@@ -65,23 +65,35 @@ pub struct DelayedRemoval {
     /// For [`LossCause::NamespaceGone`]. A namespace that is known to be gone need not wait, so
     /// this stays [`Window::None`] unless set; Linux waits here too.
     pub namespace_gone: Window,
+    /// Whether I/O waits on after `fast_io_fail_tmo` has passed on all controllers of a head that has
+    /// a window for a lost link. Then `fast_io_fail_tmo` means nothing for such a head, as on Linux;
+    /// otherwise I/O fails, which is what it is there for.
+    pub outlasts_fast_io_fail: bool,
 }
 
 impl DelayedRemoval {
     /// No window at all: a head goes with its last path. The default.
-    pub const OFF: Self =
-        Self { link_lost: Window::None, disconnected: Window::None, namespace_gone: Window::None };
+    pub const OFF: Self = Self::after(Window::None);
 
     /// The same window for a lost link and for a disconnect; none for a namespace that is gone.
     #[must_use]
     pub const fn after(window: Window) -> Self {
-        Self { link_lost: window, disconnected: window, namespace_gone: Window::None }
+        let (link_lost, disconnected) = (window, window);
+        let (namespace_gone, outlasts_fast_io_fail) = (Window::None, false);
+        Self { link_lost, disconnected, namespace_gone, outlasts_fast_io_fail }
     }
 
-    /// The same window for every cause, as Linux has it.
+    /// As Linux has it: the same window for every cause, and stronger than `fast_io_fail_tmo`. See
+    /// also [`Head::set_next_delayed_removal`](crate::Head::set_next_delayed_removal).
     #[must_use]
     pub const fn like_linux(window: Window) -> Self {
-        Self { link_lost: window, disconnected: window, namespace_gone: window }
+        Self { namespace_gone: window, outlasts_fast_io_fail: true, ..Self::after(window) }
+    }
+
+    /// Whether I/O waits although `fast_io_fail_tmo` has passed on all controllers.
+    pub(crate) const fn outlasts(&self) -> bool {
+        let open = !matches!(self.link_lost, Window::None | Window::For(Duration::ZERO));
+        self.outlasts_fast_io_fail && open
     }
 
     pub(crate) const fn window(&self, cause: LossCause) -> Window {

@@ -14,6 +14,7 @@ mod outcome;
 mod overdue;
 mod pace;
 mod parked;
+mod passthrough;
 mod policy;
 mod queues;
 mod request;
@@ -37,13 +38,15 @@ use crate::head::Head;
 use crate::host::Shared;
 use crate::mailbox::{ChannelShared, Command};
 use crate::options::ChannelOptions;
-use crate::view::Geometry;
+use crate::view::{Geometry, Layout};
 pub use blocking::BlockingError;
 use heads::Heads;
 use hedge::Hedges;
 use held::Held;
 use overdue::Overdue;
 use parked::Parked;
+pub use passthrough::PassthroughCommand;
+use passthrough::PassthroughTable;
 use queues::{ChannelQueue, Meter, Queues};
 use request::{Hedge, Slab};
 pub use request::{IoCompletion, IoRequest};
@@ -70,6 +73,7 @@ pub struct Channel {
     parked: Parked,
     /// Writes that wait until a lost controller is fenced.
     held: Held,
+    passthrough: PassthroughTable,
     /// Requests to be sent again, by time.
     delayed: BinaryHeap<std::cmp::Reverse<(Instant, u32)>>,
     /// Commands that did not succeed, collected while a queue is polled.
@@ -128,6 +132,7 @@ impl Channel {
             crowded: Vec::new(),
             parked: Parked::with_capacity(depth),
             held: Held::default(),
+            passthrough: PassthroughTable::default(),
             delayed: BinaryHeap::with_capacity(depth),
             troubled: Vec::with_capacity(depth),
             overdue: Vec::new(),
@@ -180,17 +185,7 @@ impl Channel {
             Ok(blocks) => request.blocks = blocks,
             Err(reason) => return Err(SubmitError { reason, buffer: request.buffer }),
         }
-        if self.check_at == Instant::NEVER {
-            self.check_at = Instant::ZERO;
-        }
-        let timeout = request.timeout;
-        let at = self.slab.insert(request, place, layout).map_err(|request| {
-            let reason = SubmitReason::Full { depth: self.slab.depth() };
-            SubmitError { reason, buffer: request.buffer }
-        })?;
-        if let Some(limit) = timeout {
-            self.expire_after(at, limit);
-        }
+        let at = self.admit(place, request, layout)?;
         if !self.held.is_empty() && self.hold_behind(at) {
             return Ok(());
         }
@@ -200,6 +195,22 @@ impl Channel {
             self.send(at);
         }
         Ok(())
+    }
+
+    /// Takes a request into the slab.
+    fn admit(&mut self, head: u32, request: IoRequest, layout: Layout) -> Result<u32, SubmitError> {
+        if self.check_at == Instant::NEVER {
+            self.check_at = Instant::ZERO;
+        }
+        let timeout = request.timeout;
+        let at = self.slab.insert(request, head, layout).map_err(|request| {
+            let reason = SubmitReason::Full { depth: self.slab.depth() };
+            SubmitError { reason, buffer: request.buffer }
+        })?;
+        if let Some(limit) = timeout {
+            self.expire_after(at, limit);
+        }
+        Ok(at)
     }
 
     /// Sends what was submitted.
@@ -311,7 +322,7 @@ impl Reaper<'_> {
             self.done.extend(ended);
             return;
         };
-        let status = completion.cqe.status();
+        let (status, value) = (completion.cqe.status(), completion.cqe.result());
         let entry = &mut self.slab[at];
         if status.is_success() && entry.started != Instant::ZERO {
             self.meter.sample(entry.kind, entry.started, entry.load, self.now);
@@ -341,7 +352,8 @@ impl Reaper<'_> {
             self.troubled.push(Trouble { at, status, lost: false, fencing });
             return;
         }
-        let done_with = self.slab.finish(at, Ok(()));
+        let mut done_with = self.slab.finish(at, Ok(()));
+        done_with.value = value;
         self.done.push(done_with);
     }
 }
@@ -350,7 +362,7 @@ impl Reaper<'_> {
 fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> {
     let block_size = geometry.block_size;
     let blocks = match request.op {
-        IoOp::Flush => return Ok(0),
+        IoOp::Flush | IoOp::Passthrough => return Ok(0),
         IoOp::WriteZeroes => {
             let most = 1 << 16;
             if request.blocks == 0 || request.blocks > most {

@@ -53,6 +53,7 @@ impl Channel {
         let (at, status) = (trouble.at, trouble.status);
         if self.closed && (trouble.lost || !status.dnr()) {
             // The host ends: nothing is waited for, and nothing is tried again.
+            self.slab[at].uncertain |= trouble.lost;
             self.parked.hopeless.push((at, Hopeless::Shutdown));
             return;
         }
@@ -66,6 +67,7 @@ impl Channel {
             status,
             lost: trouble.lost,
             may_live_on: holds && entry.op.modifies(),
+            once: self.passthrough.once(entry, at),
             unwanted: entry.cancelled,
             path_errors: entry.path_errors,
             retries: entry.retries,
@@ -82,7 +84,7 @@ impl Channel {
                 counters.retries.fetch_add(1, Ordering::Relaxed);
                 entry.retries += 1;
             }
-            Next::Fail | Next::Unwanted => {}
+            Next::Fail | Next::Unknown | Next::Unwanted => {}
         }
         let path = known.view.paths.iter().find(|p| p.association == association);
         match next {
@@ -127,6 +129,10 @@ impl Channel {
                 let head = known.head.name().to_owned();
                 let (op, slba, blocks) = (entry.op, entry.slba, entry.blocks);
                 self.fail(at, IoError::Status { head, op, slba, blocks, status }, done);
+            }
+            Next::Unknown => {
+                let head = known.head.name().to_owned();
+                self.fail(at, IoError::OutcomeUnknown { head }, done);
             }
             Next::Unwanted => {
                 let head = known.head.name().to_owned();

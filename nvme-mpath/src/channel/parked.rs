@@ -49,6 +49,7 @@ impl Channel {
     pub(super) fn park(&mut self, at: u32) {
         let head = &self.heads[self.slab[at].head];
         let bytes = self.slab[at].data.len();
+        let once = self.passthrough.once(&self.slab[at], at);
         let (requests, most) = (self.options.max_parked_requests, self.options.max_parked_bytes);
         let why = if self.closed {
             Some(Hopeless::Shutdown)
@@ -56,6 +57,7 @@ impl Channel {
             match head.view.no_path {
                 NoPath::Removed(cause) => Some(Hopeless::Removed(cause)),
                 // Paths that are there but left alone for a moment are not "no path".
+                _ if once && head.view.paths.is_empty() => Some(Hopeless::NoPath),
                 NoPath::Fail if head.view.paths.is_empty() => Some(Hopeless::NoPath),
                 _ if self.parked.len() >= requests => {
                     Some(Hopeless::Limit(ParkLimit::Requests(requests)))

@@ -30,7 +30,7 @@ pub struct IoRequest {
 }
 
 impl IoRequest {
-    fn new(op: IoOp, slba: u64, blocks: u32, buffer: Buffer, user_data: u64) -> Self {
+    pub(super) fn new(op: IoOp, slba: u64, blocks: u32, buffer: Buffer, user_data: u64) -> Self {
         Self { op, slba, blocks, buffer, user_data, fua: false, timeout: None, blocking: false }
     }
 
@@ -107,6 +107,8 @@ pub struct IoCompletion {
     pub result: Result<(), Box<IoError>>,
     /// The request's buffer, with its metadata if it had some. After a failed read its contents are undefined.
     pub buffer: Buffer,
+    /// What Dwords 0 and 1 of the answer carry, if it succeeded: of use for passthrough.
+    pub value: u64,
     /// The outcome is open: the request failed, would have changed the namespace, and was sent at
     /// least once on a connection that was lost before the answer came. The controller may have
     /// executed it, or may still do so.
@@ -272,6 +274,7 @@ impl Slab {
             slba: entry.slba,
             result: Ok(()),
             buffer,
+            value: 0,
             uncertain: false,
             exchanged: true,
             blocking: entry.blocking,
@@ -321,7 +324,8 @@ impl Slab {
         entry.data = match request.op {
             IoOp::Read => Data::Read(request.buffer),
             IoOp::Write | IoOp::Compare | IoOp::Discard => Data::Write(request.buffer),
-            IoOp::Flush | IoOp::WriteZeroes => Data::None,
+            // A passthrough command's is put there by who knows its direction.
+            IoOp::Flush | IoOp::WriteZeroes | IoOp::Passthrough => Data::None,
         };
         Ok(at)
     }
@@ -358,7 +362,8 @@ impl Slab {
         let buffer = self.remove(at).into_buffer();
         // The range list of a discard is the library's own.
         let buffer = if op == IoOp::Discard { Buffer::empty() } else { buffer };
-        IoCompletion { user_data, op, slba, result, buffer, uncertain, exchanged: false, blocking }
+        let (value, exchanged) = (0, false);
+        IoCompletion { user_data, op, slba, result, buffer, value, uncertain, exchanged, blocking }
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Entry)> {

@@ -12,7 +12,7 @@ use super::policy::{Route, choose, elsewhere};
 use super::request::{Entry, Place};
 use crate::error::IoOp;
 
-/// The command of a request.
+/// The command of a request; `None` for passthrough.
 pub(super) fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
     let blocks = BlockCount::new(entry.blocks);
     let sqe = match entry.op {
@@ -21,6 +21,7 @@ pub(super) fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
         IoOp::WriteZeroes => Sqe::write_zeroes(nsid, entry.slba, blocks?),
         IoOp::Flush => Sqe::flush(nsid),
         IoOp::Compare => Sqe::compare(nsid, entry.slba, blocks?),
+        IoOp::Passthrough => return None,
         // No dword 12 there to carry a flag.
         IoOp::Discard => {
             return Sqe::dataset_management(nsid, 1, DsmAttributes::DEALLOCATE).ok();
@@ -87,7 +88,8 @@ impl Channel {
             let (association, nsid) = (path.association, path.nsid);
             let tag = self.slab.tag(at);
             let entry = &mut self.slab[at];
-            let Some(sqe) = command(entry, nsid) else {
+            let sqe = command(entry, nsid);
+            let Some(sqe) = sqe.or_else(|| self.passthrough.command(at, nsid)) else {
                 // It was checked when it was submitted.
                 self.parked.hopeless.push((at, Hopeless::Formatted));
                 return Sent::Yes;

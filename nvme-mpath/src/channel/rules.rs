@@ -3,6 +3,8 @@
 //!
 //! | met | done |
 //! | --- | --- |
+//! | passthrough that is not idempotent: connection lost | [`Next::Unknown`] |
+//! | the same: any status | [`Next::Fail`] |
 //! | connection lost, the request is not wanted any more | [`Next::Unwanted`] |
 //! | connection lost, it changes data and its controller may go on | [`Next::Hold`] |
 //! | connection lost, otherwise | [`Next::Send`], any number of times |
@@ -29,6 +31,8 @@ pub(super) struct Case {
     pub(super) lost: bool,
     /// The command changes data, and the controller may execute it after the loss.
     pub(super) may_live_on: bool,
+    /// It may be executed once at most: it is never sent again.
+    pub(super) once: bool,
     /// The program cancelled the request, or its time is up.
     pub(super) unwanted: bool,
     /// Path errors that it met before, and retries.
@@ -52,20 +56,23 @@ pub(super) enum Next {
     Again,
     /// Failed with the status.
     Fail,
+    /// Failed: nobody knows whether it was executed.
+    Unknown,
     /// Ended, because nobody wants it any more.
     Unwanted,
 }
 
 pub(super) fn next(case: Case) -> Next {
-    let Case { status, lost, may_live_on, unwanted, path_errors, retries, max_retries } = case;
+    let Case { status, lost, may_live_on, unwanted, path_errors, retries, max_retries, .. } = case;
     if lost {
         return match (unwanted, may_live_on) {
+            _ if case.once => Next::Unknown,
             (true, _) => Next::Unwanted,
             (false, true) => Next::Hold,
             (false, false) => Next::Send,
         };
     }
-    if unwanted || status.dnr() {
+    if unwanted || case.once || status.dnr() {
         return Next::Fail;
     }
     if status.is_path_related() {
@@ -88,6 +95,7 @@ mod tests {
             status,
             lost: false,
             may_live_on: false,
+            once: false,
             unwanted: false,
             path_errors: 0,
             retries: 0,
@@ -99,6 +107,7 @@ mod tests {
         let other = answered(Status::NAMESPACE_NOT_READY);
         let never = answered(Status::LBA_OUT_OF_RANGE.with_dnr());
         let unwanted = |case| Case { unwanted: true, ..case };
+        let once = |case| Case { once: true, ..case };
         let spent = |case| Case { path_errors: MAX_PATH_ERRORS, retries: 5, ..case };
         let rows = [
             (lost, Next::Send),
@@ -119,6 +128,11 @@ mod tests {
             (never, Next::Fail),
             (unwanted(ana), Next::Fail),
             (unwanted(other), Next::Fail),
+            (once(lost), Next::Unknown),
+            (once(Case { may_live_on: true, ..lost }), Next::Unknown),
+            (once(ana), Next::Fail),
+            (once(path), Next::Fail),
+            (once(other), Next::Fail),
         ];
         for (case, expected) in rows {
             assert_eq!(next(case), expected, "{case:?}");

@@ -91,7 +91,8 @@ impl Bench {
     }
 
     pub fn connect_with(&mut self, port: &str, options: ControllerOptions) -> Controller {
-        let url = format!("fake://{port}/{SUBSYSTEM}");
+        let subnqn = self.world.port(port, |port| port.subnqn);
+        let url = format!("fake://{port}/{subnqn}");
         let controller = self.host.connect(&url, options).unwrap();
         self.settle();
         controller

@@ -97,6 +97,12 @@ pub struct Port {
     pub hold_io_connect: bool,
     /// The end of a shutdown is not told.
     pub slow_shutdown: bool,
+    /// NQN of the subsystem that it says it is of.
+    pub subnqn: &'static str,
+    /// What Identify Namespace is answered with instead of the namespace.
+    pub namespace_status: Option<Status>,
+    /// Identify Namespace is not answered until [`World::release_identify`].
+    pub hold_namespace: bool,
     /// Commands executed, as (NSID, opcode, SLBA, user byte).
     pub executed: Vec<(u32, u8, u64, u8)>,
     pub links: Vec<Arc<Link>>,
@@ -128,6 +134,9 @@ impl Port {
             content: 0,
             hold_io_connect: false,
             slow_shutdown: false,
+            subnqn: super::SUBSYSTEM,
+            namespace_status: None,
+            hold_namespace: false,
             executed: Vec::new(),
             links: Vec::new(),
             all: Vec::new(),
@@ -302,6 +311,32 @@ impl World {
                     wire.answers.push_back((tag, status, 0));
                 }
             }
+        });
+    }
+
+    /// Answers the Identify Namespace commands that are held, and holds no more.
+    pub fn release_identify(&self, name: &str) {
+        self.port(name, |port| {
+            port.hold_namespace = false;
+            for link in port.links.clone().into_iter().filter(|link| link.qid == 0) {
+                let mut wire = link.lock();
+                for tag in std::mem::take(&mut wire.held) {
+                    let Some(command) = wire.in_flight.get_mut(&tag) else { continue };
+                    let args = Identify::from_sqe(&command.sqe);
+                    if let Some((status, result)) = identify(port, &link, command, args) {
+                        wire.answers.push_back((tag, status, result));
+                    }
+                }
+            }
+        });
+    }
+
+    /// Cuts all queues of a port as a device does that is taken away.
+    pub fn take_away(&self, name: &str) {
+        self.port(name, |port| {
+            port.up = false;
+            let gone = TransportError::Gone { address: name.into(), reason: "taken away".into() };
+            port.links.drain(..).for_each(|link| link.cut(gone.clone()));
         });
     }
 
@@ -487,7 +522,14 @@ fn admin(
         return fabrics(port, link, &sqe);
     }
     match AdminOpcode(sqe.opcode) {
-        AdminOpcode::IDENTIFY => identify(port, link, command, Identify::from_sqe(&sqe)),
+        AdminOpcode::IDENTIFY => {
+            let args = Identify::from_sqe(&sqe);
+            if args.cns == cns::NAMESPACE && port.hold_namespace {
+                wire.held.insert(tag);
+                return None;
+            }
+            identify(port, link, command, args)
+        }
         AdminOpcode::GET_LOG_PAGE => log_page(port, command, GetLogPage::from_sqe(&sqe)),
         AdminOpcode::SET_FEATURES if sqe.cdw10.get() as u8 == fid::NUMBER_OF_QUEUES => {
             Some((Status::SUCCESS, NumberOfQueues::pairs(port.granted).to_dword().into()))
@@ -585,7 +627,7 @@ fn identify(
             let mut c = IdentifyController::new_zeroed();
             c.cntlid = link.session.cntlid.into();
             c.set_names("SERIAL1", "Model M", "1.0");
-            c.subnqn = Nqn::new(super::SUBSYSTEM).unwrap().to_field();
+            c.subnqn = Nqn::new(port.subnqn).unwrap().to_field();
             c.kas = 10.into();
             c.acl = port.acl;
             c.ioccsz = (4 + 8192 / 16).into();
@@ -623,6 +665,9 @@ fn identify(
             }
             None => Some((Status::INVALID_NAMESPACE.with_dnr(), 0)),
         },
+        cns::NAMESPACE if port.namespace_status.is_some() => {
+            port.namespace_status.map(|status| (status, 0))
+        }
         cns::NAMESPACE => match ns {
             Some(ns) => {
                 let mut id = IdentifyNamespace::new_zeroed();
