@@ -91,10 +91,20 @@ impl AnaReader {
     }
 }
 
-/// Reads the log as far as `bytes` go; `limit` is how long it may be at most.
-fn parse(bytes: &[u8], limit: u64) -> Result<Parsed, WireError> {
+/// What the controller says of its log.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bounds {
+    /// Most bytes.
+    len: u64,
+    /// Highest group identifier (`ANAGRPMAX`); 0: not said.
+    group: u32,
+}
+
+/// Reads the log as far as `bytes` go.
+fn parse(bytes: &[u8], bounds: Bounds) -> Result<Parsed, WireError> {
+    let limit = bounds.len;
     match AnaLog::parse(bytes) {
-        Ok(log) => snapshot(&log).map(Parsed::Whole),
+        Ok(log) => snapshot(&log, bounds.group).map(Parsed::Whole),
         Err(WireError::Truncated { offset, needed, .. })
             if (offset as u64).saturating_add(needed) <= limit =>
         {
@@ -105,7 +115,7 @@ fn parse(bytes: &[u8], limit: u64) -> Result<Parsed, WireError> {
 }
 
 /// What the log says, in order, without groups that occur twice.
-fn snapshot(log: &AnaLog<'_>) -> Result<AnaSnapshot, WireError> {
+fn snapshot(log: &AnaLog<'_>, highest: u32) -> Result<AnaSnapshot, WireError> {
     let mut groups = Vec::new();
     let mut offset = size_of::<AnaLogHeader>();
     for group in log.groups() {
@@ -115,6 +125,14 @@ fn snapshot(log: &AnaLog<'_>) -> Result<AnaSnapshot, WireError> {
         let Some(state) = AnaState::from_wire(group.state.0) else {
             return Err(invalid("ANA state", group.state.0.into(), "states are 1 to 4 and Fh"));
         };
+        if highest != 0 && group.grpid > highest {
+            let rule = "no group is above ANAGRPMAX";
+            return Err(invalid("ANA group identifier", group.grpid.into(), rule));
+        }
+        if let Some(none) = nsids.iter().find(|nsid| matches!(**nsid, 0 | u32::MAX)) {
+            let rule = "a group holds namespaces";
+            return Err(invalid("NSID of an ANA group", (*none).into(), rule));
+        }
         groups
             .push((offset, AnaGroup { id: group.grpid, state, change_count: group.chgcnt, nsids }));
         offset += size_of::<AnaGroupDescriptor>() + group.nsids.len() * 4;
@@ -204,9 +222,10 @@ impl Controller {
         }
         reading.bytes.extend_from_slice(buffer.as_slice());
         reading.pieces += 1;
-        let limit = self.ana_limit();
-        match parse(&reading.bytes, limit) {
-            Ok(Parsed::Whole(snapshot)) if reading.pieces == 1 => self.ana_done(now, snapshot),
+        let group = self.link.identified.as_ref().map_or(0, |id| id.highest_group);
+        let (limit, pieces) = (self.ana_limit(), reading.pieces);
+        match parse(&reading.bytes, Bounds { len: limit, group }) {
+            Ok(Parsed::Whole(snapshot)) if pieces == 1 => self.ana_done(now, snapshot),
             Ok(Parsed::Whole(_)) => {
                 // Between the pieces the log may have changed; the header tells.
                 reading.checking = true;
@@ -246,7 +265,7 @@ impl Controller {
             let error = self.invalid("ANA log", reason);
             return self.ana_unusable(now, error);
         }
-        match parse(&reading.bytes, 0) {
+        match parse(&reading.bytes, Bounds::default()) {
             Ok(Parsed::Whole(snapshot)) => self.ana_done(now, snapshot),
             // Parsed before, so neither can be.
             Ok(Parsed::Needs(_)) | Err(_) => self.retry_ana(now),
@@ -332,7 +351,9 @@ mod tests {
 
     #[test]
     fn groups_come_out_in_order() {
-        let Ok(Parsed::Whole(s)) = parse(&page(&[(7, 2, &[5, 4]), (2, 1, &[1])]), 0) else {
+        let Ok(Parsed::Whole(s)) =
+            parse(&page(&[(7, 2, &[5, 4]), (2, 1, &[1])]), Bounds::default())
+        else {
             panic!("a good log")
         };
         assert_eq!(s.change_count, 9);
@@ -346,17 +367,18 @@ mod tests {
     fn a_log_that_goes_on_asks_for_what_it_needs_within_the_limit() {
         let whole = page(&[(1, 1, &[1, 2, 3])]);
         for have in 0..whole.len() {
-            match parse(&whole[..have], 1000) {
+            match parse(&whole[..have], Bounds { len: 1000, group: 0 }) {
                 Ok(Parsed::Needs(end)) => assert!(end > have as u64 && end <= whole.len() as u64),
                 _ => panic!("{have} bytes of {}", whole.len()),
             }
-            assert!(parse(&whole[..have], have as u64).is_err());
+            assert!(parse(&whole[..have], Bounds { len: have as u64, group: 0 }).is_err());
         }
     }
 
     #[test]
     fn a_group_that_occurs_twice_is_named_with_its_place() {
-        let error = parse(&page(&[(4, 1, &[]), (4, 1, &[])]), 0).err().unwrap().to_string();
+        let error =
+            parse(&page(&[(4, 1, &[]), (4, 1, &[])]), Bounds::default()).err().unwrap().to_string();
         assert!(error.contains("byte 48"), "{error}");
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Identified {
     pub(super) ana_transition: Duration,
     /// Most groups, and most namespaces, that an ANA log can have.
     pub(super) ana_groups: u32,
+    /// Highest ANA group identifier; 0: not said.
+    pub(super) highest_group: u32,
     pub(super) most_namespaces: u32,
     /// Log pages can be read in pieces (`LPA` bit 2).
     pub(super) log_offsets: bool,
@@ -121,6 +123,7 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         ana: id.reports_ana() && !discovery,
         ana_transition: Duration::from_secs(id.anatt.into()),
         ana_groups: id.nanagrpid.get(),
+        highest_group: id.anagrpmax.get(),
         most_namespaces: if id.mnan.get() == 0 { id.nn.get() } else { id.mnan.get() },
         log_offsets: id.lpa & 1 << 2 != 0,
         volatile_write_cache: id.has_volatile_write_cache(),

@@ -125,11 +125,14 @@ fn a_log_longer_than_the_controller_says_it_can_be_is_a_lie_that_names_the_place
 #[test]
 fn each_other_lie_is_named() {
     type Lie = fn(&mut Vec<u8>);
-    let lies: [(&str, Lie); 4] = [
+    let lies: [(&str, Lie); 7] = [
         ("ANA state at byte 32", |log| log[32] = 9),
         ("ANA group identifier at byte 16", |log| log[16] = 0),
         ("ANA group descriptor at byte 16", |log| log[20..24].fill(0xff)),
         ("byte 52", |log| log[8..10].fill(0xff)),
+        ("ANA group identifier at byte 16", |log| log[16] = 129),
+        ("NSID of an ANA group at byte 16", |log| log[48] = 0),
+        ("NSID of an ANA group at byte 16", |log| log[48..52].fill(0xff)),
     ];
     for (place, lie) in lies {
         let model = Model::fabrics().with_ana();

@@ -103,6 +103,10 @@ pub struct Port {
     pub namespace_status: Option<Status>,
     /// Identify Namespace is not answered until [`World::release_identify`].
     pub hold_namespace: bool,
+    /// The ANA log is not sent until [`World::release_log`].
+    pub hold_log: bool,
+    /// Groups of namespaces by the log, where that is another than Identify Namespace says.
+    pub moved: BTreeMap<u32, u32>,
     /// Commands executed, as (NSID, opcode, SLBA, user byte).
     pub executed: Vec<(u32, u8, u64, u8)>,
     pub links: Vec<Arc<Link>>,
@@ -137,6 +141,8 @@ impl Port {
             subnqn: super::SUBSYSTEM,
             namespace_status: None,
             hold_namespace: false,
+            hold_log: false,
+            moved: BTreeMap::new(),
             executed: Vec::new(),
             links: Vec::new(),
             all: Vec::new(),
@@ -324,6 +330,23 @@ impl World {
                     let Some(command) = wire.in_flight.get_mut(&tag) else { continue };
                     let args = Identify::from_sqe(&command.sqe);
                     if let Some((status, result)) = identify(port, &link, command, args) {
+                        wire.answers.push_back((tag, status, result));
+                    }
+                }
+            }
+        });
+    }
+
+    /// Sends the ANA logs that are held, and holds no more.
+    pub fn release_log(&self, name: &str) {
+        self.port(name, |port| {
+            port.hold_log = false;
+            for link in port.links.clone().into_iter().filter(|link| link.qid == 0) {
+                let mut wire = link.lock();
+                for tag in std::mem::take(&mut wire.held) {
+                    let Some(command) = wire.in_flight.get_mut(&tag) else { continue };
+                    let args = GetLogPage::from_sqe(&command.sqe);
+                    if let Some((status, result)) = log_page(port, command, args) {
                         wire.answers.push_back((tag, status, result));
                     }
                 }
@@ -530,6 +553,12 @@ fn admin(
             }
             identify(port, link, command, args)
         }
+        AdminOpcode::GET_LOG_PAGE
+            if port.hold_log && GetLogPage::from_sqe(&sqe).lid == lid::ANA =>
+        {
+            wire.held.insert(tag);
+            None
+        }
         AdminOpcode::GET_LOG_PAGE => log_page(port, command, GetLogPage::from_sqe(&sqe)),
         AdminOpcode::SET_FEATURES if sqe.cdw10.get() as u8 == fid::NUMBER_OF_QUEUES => {
             Some((Status::SUCCESS, NumberOfQueues::pairs(port.granted).to_dword().into()))
@@ -692,7 +721,9 @@ fn log_page(port: &mut Port, command: &mut InFlight, args: GetLogPage) -> Option
             port.log_reads += 1;
             let groups = port.ana.clone().unwrap_or_default();
             let of = |group: u32| -> Vec<U32> {
-                let in_it = port.namespaces.iter().filter(|(_, ns)| ns.group == group);
+                let in_it = port.namespaces.iter().filter(|(nsid, ns)| {
+                    port.moved.get(nsid).copied().unwrap_or(ns.group) == group
+                });
                 in_it.map(|(nsid, _)| (*nsid).into()).collect()
             };
             let nsids: Vec<Vec<U32>> = groups.keys().map(|group| of(*group)).collect();
