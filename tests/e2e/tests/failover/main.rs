@@ -5,6 +5,7 @@ mod ana;
 mod ana_matrix;
 mod controllers;
 mod namespaces;
+mod passthrough;
 mod paths;
 mod queues;
 mod statuses;
