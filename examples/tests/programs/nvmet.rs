@@ -69,7 +69,7 @@ fn nvmeh_discovers_and_lists_nvmet() {
 fn nvmeh_verifies_io_on_nvmet_while_a_path_goes_and_comes() {
     let guest = Guest::shared().unwrap();
     let (a, b) = (url(&guest, 1), url(&guest, 2));
-    let arguments = ["io", &a, &b, "--rw", "randrw", "--bs", "4k", "--qd", "32", "--time", "8"];
+    let arguments = ["io", &a, &b, "--rw", "randrw", "--bs", "4k", "--qd", "32", "--time", "20"];
     let arguments = [&arguments[..], &["--verify", "--write-ok", "--json"]].concat();
     let program = Running::start(nvmeh(), &arguments);
     let connected = "ss -Htn state established '( sport = :4420 )' | grep -q .";
