@@ -340,13 +340,10 @@ fn service_time_sends_nothing_to_a_path_that_stands_still() {
         "{} {stalled:?}",
         bench.world.held("b")
     );
-    // It is not trusted at once, in spite of its good answers; and it is in the end.
-    load(&mut bench, &head, 200, |_, _| true);
-    let after = load(&mut bench, &head, 2000, |_, _| true);
-    assert!(after[1] * 100 < after[0], "{after:?}");
-    load(&mut bench, &head, 20_000, |_, _| true);
-    let later = load(&mut bench, &head, 500, |_, _| true);
-    assert!(later[0].abs_diff(later[1]) < 200, "{later:?}");
+    // Once it answers, it is as good as before.
+    load(&mut bench, &head, 500, |_, _| true);
+    let after = load(&mut bench, &head, 500, |_, _| true);
+    assert!(after[0].abs_diff(after[1]) < 200, "{after:?}");
 }
 
 #[test]

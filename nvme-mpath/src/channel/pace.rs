@@ -42,18 +42,6 @@ const LONGEST: u64 = 1_000_000_000;
 const OLD: Duration = Duration::from_millis(50);
 /// Nothing is called standing still before so much time without an answer.
 const ALARM: u64 = 1_000_000;
-/// So many polls must have found answers of other paths meanwhile: when everything stands still, it
-/// is not the path.
-const WITNESSES: u64 = 16;
-/// A path that stood still so long, while others answered, is not trusted for a while ...
-const SUSPICIOUS: u64 = 50_000_000;
-/// ... for so long, and twice as long each time that it happens again ...
-const FIRST_PENALTY: Duration = Duration::from_secs(10);
-/// ... up to this; a path that was good for as long starts from the beginning.
-const LONGEST_PENALTY: Duration = Duration::from_secs(60);
-/// How many times longer the answers of others must take before it is used meanwhile.
-const DISTRUST: u64 = 8;
-
 /// What was measured for one kind of request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Measure {
@@ -74,13 +62,15 @@ pub(super) struct Pace {
     progress: Instant,
     /// How long no answer has come, once that is longer than it should be; else 0.
     stalled: u64,
-    /// How long that must take to be suspicious.
-    suspicious: u64,
+    /// How long it stood still, while others did not, until something that was sent since has been
+    /// answered; else 0.
+    doubt: u64,
+    /// When it last ceased to stand still: how long it took to answer what was sent before says
+    /// nothing about what is sent after.
+    resumed: Instant,
     /// Polls that had found answers of any path when that began; and since then.
     answers: u64,
     witnesses: u64,
-    suspended_until: Instant,
-    penalty: Duration,
 }
 
 /// Moves an average towards a sample.
@@ -97,6 +87,12 @@ const fn blend(average: u64, sample: u64, old: bool) -> u64 {
 impl Pace {
     /// A command was answered. `load` is what else was in flight when it was sent.
     pub(super) fn sample(&mut self, kind: Kind, latency: u64, load: u32, now: Instant) {
+        if self.stalled > 0
+            || now.as_nanos() - latency.min(now.as_nanos()) < self.resumed.as_nanos()
+        {
+            return;
+        }
+        self.doubt = 0;
         let latency = latency.clamp(1, LONGEST);
         let measure = &mut self.kinds[kind.index()];
         let old = now.saturating_since(measure.at) > OLD;
@@ -120,8 +116,6 @@ impl Pace {
             }
             let begins = std::mem::replace(&mut self.stalled, gap) == 0;
             if begins {
-                // Before what was stuck makes long times look usual.
-                self.suspicious = SUSPICIOUS.max(16 * self.typical);
                 self.answers = answers;
             }
             let before = std::mem::replace(&mut self.witnesses, answers - self.answers);
@@ -129,14 +123,11 @@ impl Pace {
         }
         let was = std::mem::take(&mut self.stalled) > 0;
         let witnesses = std::mem::take(&mut self.witnesses);
-        if was && gap > self.suspicious && witnesses >= WITNESSES {
-            let forgiven = self.suspended_until + LONGEST_PENALTY < now;
-            self.penalty = match self.penalty {
-                Duration::ZERO => FIRST_PENALTY,
-                _ if forgiven => FIRST_PENALTY,
-                before => (before * 2).min(LONGEST_PENALTY),
-            };
-            self.suspended_until = now + self.penalty;
+        if was {
+            self.resumed = now;
+            self.doubt = if witnesses > 0 { gap } else { 0 };
+            // Were all answers as late as this one, none would be late.
+            self.typical = blend(self.typical, gap.min(ALARM + 4 * self.typical), false);
         }
         self.progress = now;
         was
@@ -152,6 +143,11 @@ impl Pace {
         self.stalled > 0 && self.witnesses == 0
     }
 
+    /// It stood still, and it is not known whether it is as good as before.
+    pub(super) const fn is_doubted(&self) -> bool {
+        self.doubt > 0
+    }
+
     /// When a request of this kind was last answered.
     pub(super) const fn last(&self, kind: Kind) -> Instant {
         self.kinds[kind.index()].at
@@ -159,7 +155,7 @@ impl Pace {
 
     /// How long one more request of this kind can be expected to take, in nanoseconds, with `load`
     /// others in flight; `None`: nothing is known.
-    pub(super) fn expected(&self, kind: Kind, load: u32, now: Instant) -> Option<u64> {
+    pub(super) fn expected(&self, kind: Kind, load: u32) -> Option<u64> {
         let measure = &self.kinds[kind.index()];
         if measure.latency == 0 {
             return None;
@@ -168,9 +164,15 @@ impl Pace {
         // less, for the time may be the path's own.
         let (ours, theirs) = (u64::from(load) * 16 + 16, measure.load + 16);
         let scaled = if ours > theirs { measure.latency * ours / theirs } else { measure.latency };
-        let expected = if self.witnesses > 0 { scaled.max(self.stalled) } else { scaled };
-        let trusted = now >= self.suspended_until;
-        Some(if trusted { expected } else { expected.saturating_mul(DISTRUST) })
+        let stalled = if self.witnesses > 0 { self.stalled } else { 0 };
+        Some(scaled.max(stalled).max(self.doubt))
+    }
+
+    /// How much longer each request of this kind that is in flight can be expected to make the next
+    /// one wait, in nanoseconds; 0: nothing is known.
+    pub(super) fn each(&self, kind: Kind) -> u64 {
+        let measure = &self.kinds[kind.index()];
+        measure.latency * 16 / (measure.load + 16)
     }
 }
 
@@ -202,45 +204,59 @@ mod tests {
             }
         }
         assert_eq!(kinds.len(), Kind::ALL);
-        assert_eq!(good().expected(Kind::new(IoOp::Write, 4096), 0, ms(0)), None);
+        assert_eq!(good().expected(Kind::new(IoOp::Write, 4096), 0), None);
     }
 
     #[test]
     fn load_beyond_what_was_measured_costs_in_proportion() {
         let pace = good();
-        let at = |load| pace.expected(READ, load, ms(0)).unwrap();
+        let at = |load| pace.expected(READ, load).unwrap();
         assert_eq!((at(0), at(3)), (at(3), 100_000));
         assert!(at(7).abs_diff(2 * at(3)) < 5_000, "{}", at(7));
+        assert!(pace.each(READ).abs_diff(25_000) < 1_000, "{}", pace.each(READ));
     }
 
     #[test]
-    fn a_path_that_stands_still_alone_is_not_trusted_for_a_while() {
+    fn a_path_that_stood_still_alone_is_doubted_until_it_answers_something_new() {
         let mut pace = good();
         assert!(!pace.polled(0, false, ms(1), 10));
         assert!(pace.polled(0, false, ms(3), 10), "it begins");
         assert!(!pace.polled(0, false, ms(3), 10) && pace.is_unclear());
-        assert_eq!(pace.expected(READ, 0, ms(3)), Some(100_000), "it may be all of them");
+        assert_eq!(pace.expected(READ, 0), Some(100_000), "it may be all of them");
         assert!(pace.polled(0, false, ms(4), 11), "it is not");
         assert!(!pace.polled(0, false, ms(500), 100) && !pace.is_unclear());
-        assert_eq!(pace.expected(READ, 0, ms(500)), Some(500_000_000));
+        assert_eq!(pace.expected(READ, 0), Some(500_000_000));
+        pace.sample(READ, 1_000_000_000, 3, ms(1000));
         assert!(pace.polled(1, false, ms(1000), 200), "it ends");
-        assert_eq!(pace.expected(READ, 3, ms(1001)), Some(800_000));
-        assert_eq!(pace.expected(READ, 3, ms(11_001)), Some(100_000));
-        // The second time it takes twice as long.
-        pace.begins(ms(12_000));
-        pace.polled(0, false, ms(12_100), 300);
-        pace.polled(0, false, ms(12_900), 400);
-        pace.polled(1, false, ms(13_000), 400);
-        assert_eq!(pace.expected(READ, 3, ms(32_000)), Some(800_000));
-        assert_eq!(pace.expected(READ, 3, ms(33_001)), Some(100_000));
+        // More of what was sent before.
+        pace.sample(READ, 999_000_000, 3, ms(1001));
+        assert!(!pace.polled(1, false, ms(1001), 200) && pace.is_doubted());
+        assert_eq!(pace.expected(READ, 3), Some(1_000_000_000));
+        pace.sample(READ, 100_000, 3, ms(1002));
+        assert_eq!((pace.is_doubted(), pace.expected(READ, 3)), (false, Some(100_000)));
+    }
+
+    #[test]
+    fn a_path_that_has_become_slow_for_good_does_not_stand_still_for_ever() {
+        let mut pace = good();
+        let slow = |n| ms(10 * n);
+        for n in 1..20 {
+            pace.begins(slow(n));
+            pace.polled(0, false, slow(n) + Duration::from_millis(4), n);
+            pace.sample(READ, 5_000_000, 3, slow(n) + Duration::from_millis(5));
+            pace.polled(1, false, slow(n) + Duration::from_millis(5), n);
+        }
+        let expected = pace.expected(READ, 3).unwrap();
+        assert!(!pace.is_doubted() && expected.abs_diff(5_000_000) < 500_000, "{expected}");
     }
 
     #[test]
     fn when_all_stand_still_none_is_blamed() {
         let mut pace = good();
         pace.polled(0, false, ms(900), 7);
-        pace.polled(0, false, ms(950), 9);
-        pace.polled(1, false, ms(1000), 9);
-        assert_eq!(pace.expected(READ, 3, ms(1001)), Some(100_000));
+        pace.polled(0, false, ms(950), 7);
+        pace.sample(READ, 1_000_000_000, 3, ms(1000));
+        pace.polled(1, false, ms(1000), 7);
+        assert_eq!((pace.is_doubted(), pace.expected(READ, 3)), (false, Some(100_000)));
     }
 }

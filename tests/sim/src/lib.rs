@@ -9,6 +9,7 @@
 //!   it late.
 //! - [`trouble`]: what befalls network and targets, and what users do meanwhile.
 //! - [`load`], [`check`]: requests, and whether what they saw can be.
+//! - [`policies`]: no trouble but a slow path or one that stalls, and what path policies make of it.
 //! - [`seed`]: the order of a run, and the rules.
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod dice;
 pub mod load;
 pub mod net;
+pub mod policies;
 pub mod seed;
 pub mod trace;
 pub mod trouble;

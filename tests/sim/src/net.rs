@@ -92,7 +92,15 @@ pub struct Port {
     pub latency: u64,
     /// What may come on top.
     pub jitter: u64,
+    /// Nanoseconds that each byte takes of the port's time, in each direction: connections share it,
+    /// and what comes while it is busy waits. Zero: any number at once.
+    pub byte_time: u64,
+    /// When what was sent so far has passed, where bytes take time.
+    pub free_at: [u64; 2],
 }
+
+/// Bytes that arrive at once at most, where they take time.
+const PIECE: usize = 2048;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -163,6 +171,8 @@ impl Net {
             stalled: [0; 2],
             latency: dice.of(&[20, 50, 100, 300]) * US,
             jitter: dice.of(&[0, 10, 100, 1_000]) * US,
+            byte_time: 0,
+            free_at: [0; 2],
         };
         let ports = (0..ports).map(|_| port(&mut dice)).collect();
         let window = dice.of(&[3_000, 20_000, 1 << 20]);
@@ -404,7 +414,22 @@ impl Inner {
         bytes: usize,
         ending: Option<Ending>,
     ) {
-        let soonest = self.now + self.travel(port);
+        let mut bytes = bytes;
+        while self.ports[port].byte_time > 0 && bytes > PIECE {
+            self.arrive(link, port, way, PIECE, None);
+            bytes -= PIECE;
+        }
+        self.arrive(link, port, way, bytes, ending);
+    }
+
+    fn arrive(&mut self, link: usize, port: usize, way: Way, bytes: usize, ending: Option<Ending>) {
+        let mut soonest = self.now + self.travel(port);
+        let Port { byte_time, free_at, .. } = &mut self.ports[port];
+        if *byte_time > 0 {
+            let free = &mut free_at[way as usize];
+            *free = (*free).max(self.now) + *byte_time * bytes as u64;
+            soonest += *free - self.now;
+        }
         let pipe = self.links[link].pipe(way);
         let at = soonest.max(pipe.last);
         pipe.last = at;
