@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use nvme_core::nqn::Nqn;
 use nvme_host_examples::meter::Meter;
 use nvme_host_examples::size::human;
+use nvme_host_examples::timeline::Recorder;
 use nvme_host_examples::workload::{Handle, Orders, Pattern, Plan};
 use nvme_mpath::{
-    ChannelOptions, ControllerOptions, DelayedRemoval, Event, Events, Head, HeadState, Host, Window,
+    ChannelOptions, ControllerOptions, DelayedRemoval, Events, Head, HeadState, Host, TimedEvent,
+    Window,
 };
 
 use crate::timeline::Timeline;
@@ -36,6 +38,7 @@ pub struct Stage {
     pub head: Arc<Head>,
     pub counts: Counts,
     pub meter: Meter,
+    recorder: Recorder,
     events: Events,
     orders: Arc<Orders>,
     worker: Handle,
@@ -120,7 +123,9 @@ impl Stage {
         let orders = Arc::new(Orders::default());
         let worker = Handle::start(channel, Arc::clone(&head), plan, Arc::clone(&orders))?;
         let meter = Meter::new(vec![Arc::clone(worker.progress())]);
+        let recorder = Recorder::new(&host, &head);
         Ok(Self {
+            recorder,
             timeline,
             host,
             head,
@@ -197,16 +202,18 @@ impl Stage {
         loop {
             let left = frame.saturating_duration_since(Instant::now());
             let Some(event) = self.events.next_timeout(left) else { break };
-            self.take(&event.event);
+            self.take(&event);
         }
+        self.recorder.look(&self.host, &self.head);
         let work = self.meter.sample().to_string();
         let (state, parked) = (self.head.state(), self.meter.parked());
         self.timeline.now(&state, &work, parked, self.host.pin_count());
     }
 
-    fn take(&mut self, event: &Event) {
-        self.counts.take(event, &self.head);
-        self.timeline.tell(event);
+    fn take(&mut self, event: &TimedEvent) {
+        self.recorder.event(event, &self.host, &self.head);
+        self.counts.take(&event.event, &self.head);
+        self.timeline.tell(&event.event);
     }
 
     /// Whether the head is gone, for everybody.
@@ -226,7 +233,7 @@ impl Stage {
         let stopped = |s: &Self| s.worker.progress().ended();
         self.until("the end of the work", Duration::from_secs(90), stopped)?;
         while let Some(event) = self.events.try_next() {
-            self.take(&event.event);
+            self.take(&event);
         }
         let pins_after = self.host.pin_count();
         let pins_peak = self.host.pins_peak();
@@ -234,6 +241,7 @@ impl Stage {
         let failovers = self.head.stats().failovers - self.failovers_before;
         let failure = self.meter.first_failure();
         let report = self.worker.join().map_err(|_| "the workload panicked")?;
+        let run = self.recorder.finish(&self.host, &self.head);
         let shutdown = self.host.shutdown().map_err(|e| e.to_string());
         self.timeline.clear();
         Ok(Summary {
@@ -248,6 +256,7 @@ impl Stage {
             head_gone,
             shutdown,
             time: self.timeline.elapsed(),
+            run,
             failed: Vec::new(),
         })
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nvme_host_examples::size::human;
 use nvme_host_examples::terminal::{grouped, latency};
+use nvme_host_examples::timeline::Run;
 use nvme_host_examples::workload::Tally;
 use nvme_mpath::{Event, Head};
 use serde_json::json;
@@ -56,6 +57,8 @@ pub struct Summary {
     pub head_gone: bool,
     pub shutdown: Result<(), String>,
     pub time: Duration,
+    /// What it looked like from moment to moment.
+    pub run: Run,
     /// Checks that did not hold.
     pub failed: Vec<String>,
 }
@@ -187,6 +190,7 @@ impl Summary {
             "pins_peak": self.pins_peak,
             "pins_after": self.pins_after,
             "head_gone": self.head_gone,
+            "timeline": self.run,
             "failed_checks": self.failed,
         })
     }

@@ -9,4 +9,6 @@ pub mod narrate;
 pub mod pci;
 pub mod size;
 pub mod terminal;
+pub mod timeline;
+pub mod watch;
 pub mod workload;

@@ -228,3 +228,32 @@ fn a_target_that_cannot_be_is_refused() {
     run(nvmeh(), &["target", "--ns", "1M"]).must_fail(2, "--listen");
     run(nvmeh(), &[]).must_fail(2, "Usage");
 }
+
+#[test]
+fn watch_says_that_it_needs_a_terminal_and_leave_to_write() {
+    let url = "tcp://127.0.0.1:1/nqn.2026-01.org.example:none";
+    run(nvmeh(), &["watch", url]).must_fail(2, "not a terminal");
+    run(nvmeh(), &["watch", "--load", url]).must_fail(2, "--write-ok");
+}
+
+#[test]
+fn a_recorded_run_is_drawn() {
+    let target = target(2);
+    let (a, b) = (url(&target, 0), url(&target, 1));
+    let ended = run(nvmeh(), &["io", &a, &b, "--time", "0.5", "--json"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let directory = std::env::temp_dir().join(format!("nvmeh-timeline-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (json, svg) = (directory.join("run.json"), directory.join("run.svg"));
+    std::fs::write(&json, &ended.stdout).unwrap();
+    let [json_name, svg_name] = [&json, &svg].map(|p| p.to_str().unwrap());
+    let drawn = run(nvmeh(), &["timeline", json_name, "--svg", svg_name]);
+    assert_eq!(drawn.code, Some(0), "{drawn:?}");
+    let text = std::fs::read_to_string(&svg).unwrap();
+    let document = roxmltree::Document::parse(&text).unwrap();
+    let lanes = document.descendants().filter(|n| n.attribute("class") == Some("lane"));
+    assert_eq!(lanes.count(), 3, "{text}");
+    std::fs::write(&json, "{\"no\": 1}").unwrap();
+    run(nvmeh(), &["timeline", json_name, "--svg", svg_name]).must_fail(1, "timeline");
+    std::fs::remove_dir_all(&directory).unwrap();
+}

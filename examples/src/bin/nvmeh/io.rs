@@ -10,6 +10,7 @@ use nvme_host_examples::meter::Meter;
 use nvme_host_examples::narrate::{About, describe};
 use nvme_host_examples::size;
 use nvme_host_examples::terminal::Screen;
+use nvme_host_examples::timeline::Recorder;
 use nvme_host_examples::workload::{Handle, Orders, Pattern, Tally};
 use nvme_mpath::{ChannelOptions, Events, Head, HedgeOptions, Host, PathPolicy, Window};
 
@@ -139,6 +140,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     // What the connecting had to tell is known.
     while events.try_next().is_some() {}
     let mut session = Session {
+        recorder: Some(Recorder::new(&host, &head)),
         screen: Screen::stderr(),
         begun: Instant::now(),
         events,
@@ -198,6 +200,7 @@ fn connect(host: &Host, arguments: &Arguments) -> Result<Arc<Head>, Failure> {
 
 /// One run, and what it is watched with.
 struct Session {
+    recorder: Option<Recorder>,
     screen: Screen<std::io::Stderr>,
     begun: Instant,
     events: Events,
@@ -229,22 +232,22 @@ impl Session {
         let mut meter = Meter::new(workers.iter().map(|w| Arc::clone(w.progress())).collect());
 
         if orders.fill_first {
-            self.watch(&mut meter, "writing everything once", Meter::all_filled);
+            self.watch(host, &mut meter, "writing everything once", Meter::all_filled);
         }
         let (since, before) = (Instant::now(), (meter.completed(), meter.bytes()));
-        self.watch(&mut meter, "", |_| since.elapsed() >= arguments.time);
+        self.watch(host, &mut meter, "", |_| since.elapsed() >= arguments.time);
         let time = since.elapsed();
         let (completed, bytes) = (meter.completed() - before.0, meter.bytes() - before.1);
         if arguments.verify {
             orders.sweep();
-            self.watch(&mut meter, "reading everything back", |m| m.sweeps() > 0);
+            self.watch(host, &mut meter, "reading everything back", |m| m.sweeps() > 0);
         }
         orders.stop();
         if self.is_interrupted() {
             // Whoever waits for a path is not waited for.
             self.head.set_fail_if_no_path(true);
         }
-        self.drain(&mut meter);
+        self.drain(host, &mut meter);
 
         let mut errors: Vec<String> = Vec::new();
         errors.extend(meter.first_failure().map(|e| e.to_string()));
@@ -255,6 +258,8 @@ impl Session {
             tally.add(&ended.tally);
             errors.extend(ended.refused.map(|r| r.to_string()));
         }
+        let recorder = self.recorder.take();
+        let timeline = recorder.map(|r| r.finish(host, &self.head)).unwrap_or_default();
         Ok(Report {
             head: self.head.name().to_owned(),
             rw: format!("{:?}", arguments.rw).to_ascii_lowercase(),
@@ -267,6 +272,7 @@ impl Session {
             bytes,
             time,
             failovers: self.head.stats().failovers - failovers,
+            timeline,
             errors,
         })
     }
@@ -276,25 +282,30 @@ impl Session {
     }
 
     /// Shows what happens until it is over, one way or another.
-    fn watch(&mut self, meter: &mut Meter, what: &str, over: impl Fn(&Meter) -> bool) {
+    fn watch(&mut self, host: &Host, meter: &mut Meter, what: &str, over: impl Fn(&Meter) -> bool) {
         while !over(meter) && !meter.all_ended() && !self.is_interrupted() {
-            self.show(meter, what);
+            self.show(host, meter, what);
         }
     }
 
     /// Waits for the workers, who were told to stop.
-    fn drain(&mut self, meter: &mut Meter) {
+    fn drain(&mut self, host: &Host, meter: &mut Meter) {
         while !meter.all_ended() {
             if self.is_interrupted() {
                 self.head.set_fail_if_no_path(true);
             }
-            self.show(meter, "waiting for the last requests");
+            self.show(host, meter, "waiting for the last requests");
         }
     }
 
     /// Tells events, and how it goes, for the moment of one frame.
-    fn show(&mut self, meter: &mut Meter, what: &str) {
-        if let Some(event) = self.events.next_timeout(Duration::from_millis(50))
+    fn show(&mut self, host: &Host, meter: &mut Meter, what: &str) {
+        let event = self.events.next_timeout(Duration::from_millis(50));
+        if let Some(recorder) = &mut self.recorder {
+            event.iter().for_each(|event| recorder.event(event, host, &self.head));
+            recorder.look(host, &self.head);
+        }
+        if let Some(event) = &event
             && let Some((about, text)) = describe(&event.event)
         {
             let at = self.begun.elapsed().as_secs_f64();

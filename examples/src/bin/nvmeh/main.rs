@@ -10,6 +10,8 @@ mod plan;
 mod report;
 mod status;
 mod target;
+mod timeline;
+mod watch;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,6 +45,10 @@ enum Command {
     List(list::Arguments),
     /// Read and write a namespace, over one path or several
     Io(io::Arguments),
+    /// Look at heads and paths live, on a terminal
+    Watch(watch::Arguments),
+    /// Draw a run that `quickstart --json` or `nvmeh io --json` has recorded
+    Timeline(timeline::Arguments),
     /// Be a software target
     Target(target::Arguments),
     /// Show the NVMe controllers on this machine's PCI bus, and who has them
@@ -75,6 +81,8 @@ fn main() -> ExitCode {
         Command::Discover(arguments) => discover::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Io(arguments) => io::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Timeline(arguments) => timeline::run(&arguments),
         Command::Target(arguments) => target::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Bind(arguments) => bind::run(&arguments),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nvme_host_examples::size::human;
 use nvme_host_examples::terminal::{grouped, latency};
+use nvme_host_examples::timeline::Run;
 use nvme_host_examples::workload::Tally;
 use serde_json::{Value, json};
 
@@ -27,6 +28,8 @@ pub struct Report {
     pub bytes: u64,
     pub time: Duration,
     pub failovers: u64,
+    /// What it looked like from moment to moment.
+    pub timeline: Run,
     /// Why it went wrong.
     pub errors: Vec<String>,
 }
@@ -135,6 +138,7 @@ impl Report {
             })),
             "failovers": self.failovers,
             "longest_failover_ms": t.longest_failover.as_secs_f64() * 1e3,
+            "timeline": self.timeline,
             "errors": self.errors,
             "good": self.is_good(),
         })

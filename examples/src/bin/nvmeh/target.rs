@@ -1,6 +1,7 @@
 //! `nvmeh target`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -36,6 +37,11 @@ pub struct Arguments {
     /// Threads that serve connections
     #[arg(long, default_value_t = 1)]
     threads: usize,
+
+    /// Read faults from standard input, one a line: `down N` takes the Nth --listen away and cuts its
+    /// connections, `up N` brings it back
+    #[arg(long)]
+    faults: bool,
 
     /// Print a JSON object when the target is ready
     #[arg(long)]
@@ -79,10 +85,37 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         urls.iter().for_each(|url| println!("{url}"));
         eprintln!("{} namespace(s), ready; stop with Ctrl-C", namespaces.len());
     }
+    let target = Arc::new(target);
+    if arguments.faults {
+        let target = Arc::clone(&target);
+        // It ends with the input, or with the program.
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lines().map_while(Result::ok) {
+                if let Err(why) = fault(&target, &line) {
+                    eprintln!("nvmeh: {line}: {why}");
+                }
+            }
+        });
+    }
     while !interrupted.load(Ordering::Acquire) {
         std::thread::park_timeout(Duration::from_millis(100));
     }
     Ok(())
+}
+
+/// Does what a line asks for.
+fn fault(target: &Target, line: &str) -> Result<(), String> {
+    let usage = || "not `down N` or `up N`".to_owned();
+    let (what, number) = line.trim().split_once(' ').ok_or_else(usage)?;
+    let number: usize = number.trim().parse().map_err(|_| usage())?;
+    let listener = number.checked_sub(1).ok_or_else(usage)?;
+    let listener = target.listener(listener).map_err(|e| e.to_string())?;
+    let done = match what {
+        "down" => listener.disable(),
+        "up" => listener.enable(),
+        _ => return Err(usage()),
+    };
+    done.map_err(|e| e.to_string())
 }
 
 /// Offers a controller of the subsystem as a PCI function.
