@@ -35,6 +35,12 @@ needed=(
     abigail-tools:/usr/bin/abidiff
     pkg-config:/usr/bin/pkg-config
     binutils:/usr/bin/nm
+    # Programs that its examples plug into, and their clients.
+    nbdkit:/usr/bin/nbdkit
+    nbdkit-plugin-dev:/usr/include/nbdkit-plugin.h
+    libnbd-bin:/usr/bin/nbdcopy
+    qemu-utils:/usr/bin/qemu-img
+    fio:/usr/bin/fio
 )
 
 # The plain `busybox` package owns the same path, so the file alone says nothing.
@@ -98,6 +104,8 @@ if ((${#have[@]} == 0)); then
     mv "$fetch"/*.deb "$cache/debs/"
 fi
 "$here/../pci/vfio-modules.sh" "$cache"
+# The headers of the fio that is installed, for the engine in examples/c.
+"$here/../../examples/c/fio-headers.sh" "$cache/fio-$(dpkg-query -W -f '${source:Version}' fio)"
 # Tests seldom run as root: what root has made belongs to whoever owns the sources.
 ((EUID != 0)) || chown -R --reference="$here" "$cache"
 echo "virtual-machine tests: packages installed, kernel package in $cache/debs"

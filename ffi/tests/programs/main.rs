@@ -2,8 +2,11 @@
 
 mod abi;
 mod bench;
+mod fio;
 mod matrix;
 mod misuse;
+mod nbd;
 mod plugin;
+mod programs;
 mod quickstart;
 mod reach;
