@@ -154,7 +154,7 @@ static void *only_a_pin(void *unused) {
     void (*host_destroy)(struct nvmeh_host *);
     const char *(*last_error)(void);
     struct nvmeh_options *options;
-    struct nvmeh_host *host;
+    struct nvmeh_host *host = NULL;
 
     library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library)
