@@ -1,6 +1,6 @@
 //! The backends alone, on QEMU's controllers.
 
-use nvme_vm::{Guest, Output, Result};
+use nvme_vm::{Disks, Guest, Output, Result};
 use serde_json::json;
 
 use crate::common::{LIMIT, PROGRAM, boot, boot_rebuilt, run};
@@ -118,17 +118,31 @@ fn functions_are_opened_used_and_given_up() -> Result<()> {
     Ok(())
 }
 
-/// What the kernel of the other tests does not have: iommufd, and VFIO without an IOMMU.
-#[rustfmt::skip]
-const ONE: &[&str] = &[
-    "-blockdev", "driver=null-co,node-name=disk0,size=1073741824,read-zeroes=on",
-    "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=10.0",
-    "-device", "nvme,id=first,serial=FIRST,drive=disk0,bus=port0",
-];
+/// A guest with one controller, and with what the kernel of the other tests does not have: iommufd,
+/// and VFIO without an IOMMU.
+fn boot_one(iommu: bool, disks: &Disks) -> Result<Guest> {
+    let drive = disks.drive(0);
+    #[rustfmt::skip]
+    let arguments = [
+        "-drive", &drive,
+        "-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=10.0",
+        "-device", "nvme,id=first,serial=FIRST,drive=disk0,bus=port0",
+    ];
+    boot_rebuilt(iommu, &arguments)
+}
+
+/// Has the driver do verified I/O.
+fn moves_data(guest: &Guest, url: &str, queues: u32) -> Result<()> {
+    let nqn = "nqn.2019-08.org.qemu:FIRST";
+    let output = run(guest, &format!("io '{url}' {nqn} 1 {queues}"))?;
+    assert!(output.success(), "{url}: {}", output.text);
+    Ok(())
+}
 
 #[test]
 fn a_function_is_reached_by_iommufd_and_without_interrupt_remapping() -> Result<()> {
-    let guest = boot_rebuilt(true, ONE)?;
+    let disks = Disks::new("iommufd", 1)?;
+    let guest = boot_one(true, &disks)?;
     guest.bind_function(FIRST, "vfio-pci")?;
     let all = "Abilities { interrupts: true, maps_memory: true, resets: true }";
     // Without interrupt remapping the kernel wants to be told that this is accepted.
@@ -138,6 +152,8 @@ fn a_function_is_reached_by_iommufd_and_without_interrupt_remapping() -> Result<
         fails(&guest, &url, &why)?;
         guest.sh(&format!("echo 1 > /sys/module/{module}/parameters/allow_unsafe_interrupts"))?;
         assert_eq!(works(&guest, &url, "FIRST")?, all, "{way}");
+        moves_data(&guest, &format!("{url}&irq=1"), 2)?;
+        moves_data(&guest, &format!("{url}&poll=1"), 1)?;
     }
     // By itself it takes iommufd: it works without the group's file.
     guest.sh("rm /dev/vfio/vfio")?;
@@ -147,12 +163,15 @@ fn a_function_is_reached_by_iommufd_and_without_interrupt_remapping() -> Result<
 
 #[test]
 fn a_function_is_reached_without_an_iommu() -> Result<()> {
-    let guest = boot_rebuilt(false, ONE)?;
+    let disks = Disks::new("noiommu", 1)?;
+    let guest = boot_one(false, &disks)?;
     let vfio = format!("vfio://{FIRST}");
     guest.sh("echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode")?;
     guest.bind_function(FIRST, "vfio-pci")?;
     let some = "Abilities { interrupts: true, maps_memory: true, resets: true }";
     assert_eq!(works(&guest, &vfio, "FIRST")?, some);
+    moves_data(&guest, &format!("{vfio}?irq=1"), 2)?;
+    moves_data(&guest, &format!("{vfio}?poll=1"), 1)?;
     guest.sh("echo 0 > /proc/sys/vm/nr_hugepages")?;
     fails(&guest, &vfio, "huge pages of 2 MiB")
 }
