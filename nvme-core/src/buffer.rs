@@ -67,6 +67,7 @@ impl Buffer {
 
     /// Length in bytes.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         match &self.repr {
             Repr::Owned(v) => v.len(),
@@ -84,6 +85,7 @@ impl Buffer {
 
     /// The bytes.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match &self.repr {
             Repr::Owned(v) => v,
@@ -97,6 +99,7 @@ impl Buffer {
 
     /// The bytes, writable.
     #[must_use]
+    #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         match &mut self.repr {
             Repr::Owned(v) => v,
