@@ -110,6 +110,11 @@ pub(crate) enum Command {
         association: AssociationId,
         channel: ChannelId,
     },
+    /// None of those writes is left.
+    FenceNeedless {
+        association: AssociationId,
+        channel: ChannelId,
+    },
     RemovalRearmed(Arc<Head>, Timer),
     FinishRemoval(Arc<Head>),
     /// A view was published by somebody else than the control plane: tell the channels.

@@ -246,6 +246,32 @@ fn a_shutdown_gives_held_buffers_back() {
 }
 
 #[test]
+fn a_write_in_flight_at_a_shutdown_is_not_reported_as_not_done() {
+    let mut bench = Bench::new();
+    bench.connect_with("a", options());
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| a.io = Io::Hold);
+    bench.write(&head, 5, 7);
+    bench.settle();
+    bench.host.shutdown_forced(Duration::ZERO).unwrap();
+    bench.run(5 * SECOND);
+    let done = bench.one();
+    assert!(matches!(*done.result.unwrap_err(), IoError::Shutdown { .. }) && done.uncertain);
+}
+
+#[test]
+fn nothing_waits_for_a_fence_when_the_writes_were_given_up() {
+    let (mut bench, _, [a, _]) = lost_write(PLAIN, Fence::Strict);
+    bench.settle();
+    a.disconnect();
+    bench.settle();
+    assert!(bench.host.deadline().is_some());
+    bench.channel.cancel_all();
+    bench.settle();
+    assert_eq!((bench.channel.held(), bench.host.deadline()), (0, None));
+}
+
+#[test]
 fn a_newer_write_to_the_same_blocks_waits_for_a_held_one_and_others_do_not() {
     let (mut bench, head, _) = lost_write(PLAIN, Fence::Strict);
     bench.settle();

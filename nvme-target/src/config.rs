@@ -35,6 +35,7 @@ pub(crate) struct Limits {
     pub quiesce_time: Duration,
     pub cross_resets: u8,
     pub power_states: Vec<PowerState>,
+    pub instance_seed: Option<u64>,
 }
 
 /// A power state that controllers have.
@@ -80,6 +81,7 @@ impl SubsystemConfig {
             quiesce_time: Duration::ZERO,
             cross_resets: 0,
             power_states: Vec::new(),
+            instance_seed: None,
         };
         Self { nqn, namespaces: Vec::new(), limits }
     }
@@ -208,6 +210,14 @@ impl SubsystemConfig {
     #[must_use]
     pub fn cross_controller_resets(mut self, limit: u8) -> Self {
         self.limits.cross_resets = limit;
+        self
+    }
+
+    /// The random numbers of controllers (CIRN, TP8028) come from this seed, so that a simulation that is run
+    /// again sees the same. Without it, which is the default, nobody can foretell them.
+    #[must_use]
+    pub const fn instance_seed(mut self, seed: u64) -> Self {
+        self.limits.instance_seed = Some(seed);
         self
     }
 }

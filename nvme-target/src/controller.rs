@@ -170,6 +170,7 @@ pub(crate) struct Controller {
 /// Who connects, and how.
 pub(crate) struct NewController {
     pub cntlid: u16,
+    pub instance: Instance,
     pub discovery: bool,
     pub listener: usize,
     pub host_nqn: Nqn,
@@ -213,7 +214,7 @@ impl Controller {
             power_state: 0,
             apst: Vec::new(),
             apst_enabled: false,
-            instance: Instance::new(new.cntlid),
+            instance: new.instance,
             cross_resets: new.cross_resets,
             reset_log: Vec::new(),
         }

@@ -4,9 +4,8 @@
 //! are closed by the threads that own them: where that takes a moment, the command is answered first, and log page 1Eh
 //! and an event tell the end. An instance that is unknown has nothing left, and counts as reset at once.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use nvme_core::nqn::{Nqn, Uuid};
 use nvme_core::spec::log::{CrossControllerResetEntry, CrossControllerResetLog, ResetState};
@@ -26,12 +25,16 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    pub fn new(cntlid: u16) -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
-        let ciu = NEXT.fetch_add(1, Ordering::Relaxed);
-        // keyed at random by the standard library; zero would mean that there is no number
-        let cirn = RandomState::new().hash_one(cntlid).max(1);
-        Self { cntlid, ciu, cirn }
+    /// The `count`th life in its subsystem. Its number is random unless there is a seed.
+    pub fn new(cntlid: u16, count: u64, seed: Option<u64>) -> Self {
+        let life = (cntlid, count);
+        let cirn = match seed {
+            Some(seed) => BuildHasherDefault::<DefaultHasher>::default().hash_one((seed, life)),
+            // keyed at random by the standard library
+            None => RandomState::new().hash_one(life),
+        };
+        // zero would mean that there is no number
+        Self { cntlid, ciu: count as u8, cirn: cirn.max(1) }
     }
 
     fn of(sqe: &Sqe) -> Self {

@@ -14,6 +14,7 @@ use nvme_core::spec::opcode::FabricsType;
 use nvme_core::spec::{Sqe, Status};
 
 use crate::controller::{Controller, NewController, Peer, Shared};
+use crate::cross_reset::Instance;
 use crate::directory::Directory;
 use crate::io::TRANSFER_MAX;
 use crate::logs::ADMIN_QUEUE_ENTRIES;
@@ -165,8 +166,10 @@ fn connect_admin(
         return Err(Status::CONNECT_CONTROLLER_BUSY.into());
     }
     let cntlid = state.free_cntlid().ok_or(Status::CONNECT_CONTROLLER_BUSY)?;
+    state.lives += 1;
     let controller = Controller::new(NewController {
         cntlid,
+        instance: Instance::new(cntlid, state.lives, state.limits.instance_seed),
         discovery,
         listener: from.listener,
         host_nqn,

@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub ana: AnaTable,
     pub controllers: BTreeMap<u16, Controller>,
     pub next_cntlid: u16,
+    /// Controllers that hosts at the network have been given so far.
+    pub lives: u64,
     /// Lives of controllers that have ended, as long as something of them is left.
     pub ended: Vec<Ended>,
     views: BTreeMap<usize, Arc<IoView>>,
@@ -69,6 +71,7 @@ impl Subsystem {
         let SubsystemConfig { nqn, namespaces, limits } = config;
         let state = State {
             next_cntlid: limits.cntlids.0,
+            lives: 0,
             limits,
             namespaces: BTreeMap::new(),
             ana: AnaTable::default(),

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Breaks the library on purpose, one rule at a time, in a copy of the source tree, and has the
 # simulation find it. Usage: tests/sim/mutations.sh [NAME...]; without names, all of them.
-# Environment: LAST, the last seed to try (10000); SCRATCH, where the copy and its build go.
-# Each prints the seed that found it.
+# Environment: LAST, the last seed to try (10000); CONTROL, the last one to try without a mutation
+# (1000); JOBS, threads (1); SCRATCH, where the copy and its build go.
+# Prints a table: the seed that found it, in which time, and what it saw. Fails if one is not found.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 scratch=${SCRATCH:-${TMPDIR:-/tmp}/nvme-sim-mutations}
@@ -25,30 +26,60 @@ keep-alive-not-sent|nvme-core/src/controller/keep_alive.rs|s/if alive \|\| timer
 error-taken-for-success|nvme-mpath/src/channel/mod.rs|s/if !status\.is_success\(\) \{/if !status.is_success() \&\& !status.is(Status::ABORTED_BY_HOST) {/
 retry-lost|nvme-mpath/src/channel/outcome.rs|s/self\.delayed\.pop\(\);\n(\s+)self\.slab\[at\]\.place = Place::Waiting;\n\s+self\.send\(at\);/self.delayed.pop();\n$1self.slab[at].place = Place::Waiting;/
 waiting-for-room-forgotten|nvme-mpath/src/channel/route.rs|s/if self\.try_send\(at\) == Sent::Full \{\n(\s+)self\.heads\[place\]\.waiting\.push_front\(at\);/if self.try_send(at) == Sent::Full {/
+outcome-not-told|nvme-mpath/src/channel/outcome.rs|s/self\.slab\[at\]\.uncertain .= trouble\.lost;//
+retry-of-a-completed-request|nvme-mpath/src/channel/mod.rs|s/(let mut done_with = self\.slab\.finish\(at, Ok\(\(\)\)\);)/if entry.op == IoOp::Flush { self.troubled.push(Trouble { at, status, lost: true, fencing: Fencing::Needless }); }\n$1/
+fence-waits-for-nothing|nvme-mpath/src/channel/held.rs|s/self\.fence_needless\(association\);//
 paths-of-dead-association-stay|nvme-mpath/src/control/heads.rs|s/\|_, path\| path\.ready = false\)/|_, path| path.ready = path.ready)/
 LIST
 }
 
 mkdir -p "$scratch"
-export CARGO_TARGET_DIR="$scratch/target"
+# Built anew after each change: quickly rather than to the last cycle.
+export CARGO_TARGET_DIR="$scratch/target" CARGO_INCREMENTAL=1
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0
+# All files are new, so that nothing of an earlier run's last mutation stays in what was built.
+rm -rf "$scratch/tree"
+mkdir "$scratch/tree"
+(cd "$root" && tar cf - --exclude=./target --exclude=./.git .) | tar xmf - -C "$scratch/tree"
+
+# Builds the copy, runs seeds up to $2, and tells what was found first.
+try() {
+    local name=$1 to=$2
+    if ! (cd "$scratch/tree" && cargo build -q --release -p sim 2> "$scratch/$name.log"); then
+        tail -n 20 "$scratch/$name.log" >&2
+        echo "does not compile"
+        return 2
+    fi
+    "$scratch/target/release/sim" --seeds "1..$to" --jobs "${JOBS:-1}" --stop-after 1 \
+        > "$scratch/$name.log" 2>&1 || true
+    grep -m1 '^seed ' "$scratch/$name.log" | cut -c1-200 || true
+}
+
 missed=0
+found=$(try unbroken "${CONTROL:-1000}") || { echo "the library as it is: $found"; exit 1; }
+[ -z "$found" ] || { echo "the library as it is breaks a rule already: $found"; exit 1; }
+echo "| mutation | found by | seconds | what was seen |"
+echo "| --- | --- | --- | --- |"
 while IFS='|' read -r name file change; do
     [ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
-    # Files that have not changed keep their time, so that little is built anew.
-    mkdir -p "$scratch/tree"
-    (cd "$root" && tar cf - --exclude=./target --exclude=./.git .) | tar xf - -C "$scratch/tree"
-    perl -0pi -e "$change" "$scratch/tree/$file"
-    touch "$scratch/tree/$file"
-    [ -z "${before:-}" ] || touch "$scratch/tree/$before"
-    before=$file
-    if cmp -s "$root/$file" "$scratch/tree/$file"; then
-        echo "$name: the source has changed, and the mutation does not fit any more"; missed=1; continue
+    copy=$scratch/tree/$file
+    perl -0pi -e "$change" "$copy"
+    if cmp -s "$root/$file" "$copy"; then
+        echo "| $name | | | the source has changed, and the mutation does not fit any more |"
+        missed=1
+        continue
     fi
-    if ! (cd "$scratch/tree" && cargo build -q --release -p sim 2> "$scratch/$name.log"); then
-        echo "$name: does not compile"; tail -n 5 "$scratch/$name.log"; missed=1; continue
+    touch "$copy"
+    if found=$(try "$name" "$last"); then
+        took=$(sed -n 's/.* seeds in \([0-9.]*\) s.*/\1/p' "$scratch/$name.log")
+        seed=$(sed -n 's/^seed \([0-9]*\):.*/\1/p' <<< "$found")
+        [ -n "$seed" ] || { missed=1; seed="NOT FOUND"; }
+        echo "| $name | $seed | $took | $(sed 's/^seed [0-9]*: //; s/|/\\|/g' <<< "$found") |"
+    else
+        echo "| $name | | | $found |"
+        missed=1
     fi
-    found=$("$scratch/target/release/sim" --seeds "1..$last" --jobs "${JOBS:-1}" --stop-after 1 |
-        grep -m1 '^seed ' | cut -c1-160 || true)
-    if [ -n "$found" ]; then echo "$name: $found"; else echo "$name: NOT FOUND"; missed=1; fi
+    cp "$root/$file" "$copy"
+    touch "$copy"
 done < <(mutations)
 exit $missed

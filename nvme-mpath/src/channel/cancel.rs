@@ -53,7 +53,7 @@ impl Channel {
     /// Gives up the requests whose own time is up. Returns when the next one's is.
     pub(super) fn check_expired(&mut self, now: Instant) -> Option<Instant> {
         let mut next = None;
-        for at in 0..self.slab.depth() as u32 {
+        for at in 0..self.slab.entries() as u32 {
             let entry = &mut self.slab[at];
             if matches!(entry.place, Place::Free { .. }) || !entry.limited || entry.cancelled {
                 continue;

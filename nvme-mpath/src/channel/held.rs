@@ -170,6 +170,18 @@ impl Channel {
         let item = self.held.items.remove(place);
         self.uncount(&item);
         self.held.stirred = true;
+        if let Waits::Fence(association) = item.waits {
+            self.fence_needless(association);
+        }
+    }
+
+    /// If it was the last write that waited for this fence, the control plane need not wait for it.
+    fn fence_needless(&mut self, association: AssociationId) {
+        let waits = |item: &Item| item.waits == Waits::Fence(association);
+        if !self.held.items.iter().any(waits) && self.held.asked.remove(&association.epoch) {
+            let channel = self.letters.id;
+            self.shared.commands.send(Command::FenceNeedless { association, channel });
+        }
     }
 
     fn uncount(&self, item: &Item) {

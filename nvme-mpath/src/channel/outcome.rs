@@ -51,6 +51,7 @@ impl Channel {
 
     fn decide(&mut self, trouble: &Trouble, now: Instant, done: &mut Vec<IoCompletion>) {
         let (at, status) = (trouble.at, trouble.status);
+        self.slab[at].uncertain |= trouble.lost;
         if self.closed && (trouble.lost || !status.dnr()) {
             // The host ends: nothing is waited for, and nothing is tried again.
             self.slab[at].uncertain |= trouble.lost;
@@ -61,7 +62,6 @@ impl Channel {
         let known = &mut self.heads[self.slab[at].head];
         known.refresh();
         let entry = &mut self.slab[at];
-        entry.uncertain |= trouble.lost;
         let holds = !self.closed && trouble.fencing.holds(known.head.fence());
         let next = rules::next(Case {
             status,

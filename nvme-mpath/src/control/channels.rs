@@ -31,6 +31,7 @@ impl Control {
 
     pub(super) fn channel_closed(&mut self, id: ChannelId, now: Instant) {
         self.channels.remove(&id);
+        self.forget_fences(id);
         for at in 0..self.slots.len() {
             let Some(slot) = self.slots[at].as_mut() else { continue };
             slot.status.latency.lock().ended(id);

@@ -74,6 +74,9 @@ impl Control {
                 }
             }
             Command::Fence { association, channel } => self.fence(association, channel, now),
+            Command::FenceNeedless { association, channel } => {
+                self.fence_needless(association, channel);
+            }
             Command::RemovalRearmed(head, timer) => self.removal_rearmed(&head, timer, now),
             Command::FinishRemoval(head) => self.finish_removal(&head, now),
             Command::HeadChanged => self.views_changed = true,

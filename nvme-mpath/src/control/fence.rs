@@ -117,6 +117,29 @@ impl Control {
         }
     }
 
+    /// A channel holds no write on account of this association any more: they were given up. Nothing
+    /// has to be done for it.
+    pub(super) fn fence_needless(&mut self, association: AssociationId, channel: ChannelId) {
+        if let Some(ended) = self.ended.get_mut(&association.epoch) {
+            ended.waiting.remove(&channel);
+        }
+        if let Some(slot) =
+            self.find_association(association).and_then(|at| self.slots[at].as_mut())
+        {
+            slot.fence_waiting.remove(&channel);
+        }
+    }
+
+    /// A channel is gone, and what it held with it.
+    pub(super) fn forget_fences(&mut self, channel: ChannelId) {
+        for ended in self.ended.values_mut() {
+            ended.waiting.remove(&channel);
+        }
+        for slot in self.slots.iter_mut().flatten() {
+            slot.fence_waiting.remove(&channel);
+        }
+    }
+
     /// Asks a controller that can to reset the one of this association, unless one is asked already.
     fn ask_for_reset(&mut self, epoch: u64, now: Instant) {
         let Some(ended) = self.ended.get(&epoch) else { return };

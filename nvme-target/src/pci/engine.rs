@@ -21,6 +21,7 @@ use super::rings::{Answer, CompletionQueue, SubmissionQueue};
 use super::shadow::Shadow;
 use crate::aer::AsyncEvent;
 use crate::controller::{Controller, NewController};
+use crate::cross_reset::Instance;
 use crate::directory::Directory;
 use crate::fabrics::Binding;
 use crate::io::TRANSFER_MAX;
@@ -560,6 +561,7 @@ impl Drop for Engine {
 fn new_controller(cntlid: u16, port: usize, inbox: &Arc<Inbox>) -> Controller {
     Controller::new(NewController {
         cntlid,
+        instance: Instance::new(cntlid, 1, None),
         discovery: false,
         listener: port,
         host_nqn: Nqn::from_uuid(Uuid::default()),

@@ -8,6 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::dice::Dice;
+use crate::load::BLOCKS;
+
 /// The value of a block that was never written.
 pub const NEVER_WRITTEN: u64 = 0;
 
@@ -18,6 +21,17 @@ pub struct Block {
     pub namespace: u64,
     /// The logical block.
     pub lba: u64,
+}
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was carried out.
+    Done,
+    /// It may have been carried out, or not.
+    Open,
+    /// It was not, and will not be.
+    NotDone,
 }
 
 /// What is known of a value of one block.
@@ -31,6 +45,8 @@ struct Value {
     seen: bool,
     /// The write may not have been carried out.
     doubtful: bool,
+    /// It was not.
+    not_done: bool,
 }
 
 /// The history of all blocks.
@@ -48,17 +64,18 @@ impl History {
             last_begin: now,
             seen: false,
             doubtful: true,
+            not_done: false,
         };
         self.blocks.entry(block).or_default().insert(value, written);
     }
 
-    /// A write has ended. `done` tells whether it surely was carried out; if not, it may have been, or
-    /// be, until `until`.
-    pub fn write_ends(&mut self, block: Block, value: u64, done: bool, until: u64) {
+    /// A write has ended. What is carried out is so until `until`.
+    pub fn write_ends(&mut self, block: Block, value: u64, end: End, until: u64) {
         let Some(v) = self.blocks.get_mut(&block).and_then(|b| b.get_mut(&value)) else { return };
         v.written.1 = until;
-        v.doubtful = !done;
-        if done {
+        v.doubtful = end != End::Done;
+        v.not_done = end == End::NotDone;
+        if end == End::Done {
             v.first_end = v.first_end.min(until);
         }
     }
@@ -76,6 +93,7 @@ impl History {
                 last_begin: 0,
                 seen: true,
                 doubtful: false,
+                not_done: false,
             })
         } else {
             let Some(v) = values.get_mut(&value) else {
@@ -89,12 +107,28 @@ impl History {
         Ok(())
     }
 
+    /// A value that was written to the block, or may have been, or the one before all.
+    pub fn some_value(&self, block: Block, dice: &mut Dice) -> u64 {
+        // The last one is the one that is likely to be there.
+        let recent = self.blocks.get(&block).into_iter().flat_map(|v| v.keys().rev());
+        recent.copied().nth(dice.roll(3) as usize).unwrap_or(NEVER_WRITTEN)
+    }
+
     /// Looks for values that must have been there at the same time.
     ///
     /// # Errors
     /// The block and the two values.
     pub fn verify(&self) -> Result<(), String> {
-        self.blocks.iter().try_for_each(|(block, values)| verify(*block, values))
+        for (block, values) in &self.blocks {
+            if let Some((value, v)) = values.iter().find(|(_, v)| v.not_done && v.seen) {
+                let text = "was said not to be done, and was read";
+                return Err(format!("{block:?}: the write of {value} {text}: {v:?}"));
+            }
+            if block.lba < BLOCKS {
+                verify(*block, values)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -143,7 +177,7 @@ mod tests {
         let mut h = History::default();
         for (value, begin, end, done) in writes {
             h.write_begins(B, *value, *begin);
-            h.write_ends(B, *value, *done, *end);
+            h.write_ends(B, *value, if *done { End::Done } else { End::Open }, *end);
         }
         for (value, begin, end) in reads {
             h.read(B, *value, *begin, *end).unwrap();
@@ -175,6 +209,9 @@ mod tests {
         assert!(resurrected.verify().unwrap_err().contains("at once"));
         let failed = history(&[(1, 10, 20, false), (2, 30, 40, true)], &[(2, 50, 60), (1, 70, 80)]);
         assert!(failed.verify().is_err());
+        let mut not_done = history(&[(1, 10, 20, false)], &[(1, 11, 12)]);
+        not_done.write_ends(B, 1, End::NotDone, 20);
+        assert!(not_done.verify().unwrap_err().contains("said not to be done"));
         assert!(history(&two, &[]).read(B, 3, 1, 2).is_err());
     }
 }

@@ -8,8 +8,10 @@
 //! - [`net`]: connections that break, stall in one direction or both, lose what is on the way or deliver
 //!   it late.
 //! - [`trouble`]: what befalls network and targets, and what users do meanwhile.
+//! - [`users`]: what users do to requests, paths and heads under load.
 //! - [`load`], [`check`]: requests, and whether what they saw can be.
 //! - [`policies`]: no trouble but a slow path or one that stalls, and what path policies make of it.
+//! - [`rules`]: whether the events that are told can be.
 //! - [`seed`]: the order of a run, and the rules.
 
 #![forbid(unsafe_code)]
@@ -18,10 +20,14 @@ pub mod check;
 pub mod clock;
 pub mod dice;
 pub mod load;
+pub mod making;
 pub mod net;
 pub mod policies;
+pub mod rules;
 pub mod seed;
 pub mod trace;
 pub mod trouble;
+pub mod turns;
+pub mod users;
 pub mod wire;
 pub mod world;

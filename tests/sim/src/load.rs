@@ -2,18 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nvme_core::buffer::Buffer;
 use nvme_mpath::{Head, IoCompletion, IoError, IoOp, IoRequest};
 
-use crate::check::{Block, History};
+use crate::check::{Block, End, History, NEVER_WRITTEN};
+use crate::clock::{MS, SEC};
 use crate::dice::Dice;
 
 /// Bytes in a block.
 pub const BLOCK: usize = 512;
 
-/// Blocks that the load uses in each namespace.
+/// Blocks of each namespace whose history is checked: every write has a value of its own, and none is
+/// submitted while another one to the same block is under way.
 pub const BLOCKS: u64 = 10;
+
+/// All blocks. Those past [`BLOCKS`] are zeroed, discarded and written at will; what is read there must
+/// have been written there, or be zero.
+pub const ALL_BLOCKS: u64 = 16;
+
+/// Longest time that a request may take, whatever happens: parked, in flight, and sent again.
+const LONGEST_REQUEST: u64 = 60 * SEC;
+
+/// Longest time that a request takes which was cancelled, or whose own time is up: the time limit of
+/// I/O, that of its Abort, and a thread that is busy meanwhile.
+const GIVEN_UP: u64 = 8 * SEC;
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +39,28 @@ pub struct Op {
     blocks: u64,
     /// When it was submitted.
     pub begun: u64,
+    /// When it must have ended.
+    pub end_by: u64,
+    /// The value that a compare expects.
+    expected: u64,
+    /// The program has cancelled it; it has a time limit of its own.
+    cancelled: bool,
+    limited: bool,
     /// The channel that it was submitted to.
     pub channel: usize,
+}
+
+/// What a request is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// What.
+    pub op: IoOp,
+    /// The first block.
+    pub slba: u64,
+    /// How many.
+    pub blocks: u64,
+    /// The value that a compare expects.
+    pub expected: u64,
 }
 
 /// What was asked for, and what was answered.
@@ -44,7 +78,9 @@ pub struct Load {
     pub succeeded: u64,
     /// Requests that failed.
     pub failed: u64,
-    /// Of those, requests for which there was no queue: a controller grants as many as it did when
+    /// Reads that a second path answered first.
+    pub exchanged: u64,
+    /// Of those that failed, requests for which there was no queue: a controller grants as many as it did when
     /// it was asked.
     pub without_queue: u64,
 }
@@ -93,26 +129,55 @@ impl Load {
         now: u64,
     ) -> Option<(u64, IoRequest)> {
         let blocks = dice.of(&[1, 1, 1, 2, 4]);
-        let slba = dice.roll(BLOCKS - blocks + 1);
-        let op = match dice.roll(20) {
+        let op = match dice.roll(24) {
             0 => IoOp::Flush,
-            1..=10 => IoOp::Write,
+            1 => IoOp::WriteZeroes,
+            2 => IoOp::Discard,
+            3 | 4 => IoOp::Compare,
+            5..=14 => IoOp::Write,
             _ => IoOp::Read,
         };
-        self.request(op, head, slba, blocks, channel, now)
+        let at_will = ALL_BLOCKS - BLOCKS;
+        let slba = match op {
+            IoOp::WriteZeroes | IoOp::Discard => BLOCKS + dice.roll(at_will - blocks + 1),
+            IoOp::Write | IoOp::Read if dice.once_in(8) => BLOCKS + dice.roll(at_will - blocks + 1),
+            _ => dice.roll(BLOCKS - blocks + 1),
+        };
+        let mut ask = Ask { op, slba, blocks, expected: 0 };
+        if op == IoOp::Compare {
+            let block = Block { namespace: identity(head), lba: slba };
+            (ask.blocks, ask.expected) = (1, self.history.some_value(block, dice));
+        }
+        let (number, request) = self.request(ask, head, channel, now)?;
+        if !dice.once_in(8) {
+            return Some((number, request));
+        }
+        let limit = dice.of(&[1, 20, 300, 2_000]) * MS;
+        if let Some(op) = self.under_way.get_mut(&number) {
+            op.end_by = now + limit + GIVEN_UP;
+            op.limited = true;
+        }
+        Some((number, request.timeout(Duration::from_nanos(limit))))
+    }
+
+    /// The program has cancelled a request.
+    pub fn cancelled(&mut self, number: u64, now: u64) {
+        if let Some(op) = self.under_way.get_mut(&number) {
+            op.end_by = op.end_by.min(now + GIVEN_UP);
+            op.cancelled = true;
+        }
     }
 
     /// A request. One write at a time for each block: what two that overlap come to is nobody's
     /// promise when one of them has to be sent again.
     pub fn request(
         &mut self,
-        op: IoOp,
+        ask: Ask,
         head: &Arc<Head>,
-        slba: u64,
-        blocks: u64,
         channel: usize,
         now: u64,
     ) -> Option<(u64, IoRequest)> {
+        let Ask { op, slba, blocks, expected } = ask;
         let namespace = identity(head);
         let meets = |o: &Op| {
             o.op == IoOp::Write
@@ -120,7 +185,7 @@ impl Load {
                 && o.slba < slba + blocks
                 && slba < o.slba + o.blocks
         };
-        if op == IoOp::Write && self.under_way.values().any(meets) {
+        if op == IoOp::Write && slba < BLOCKS && self.under_way.values().any(meets) {
             return None;
         }
         self.submitted += 1;
@@ -136,9 +201,31 @@ impl Load {
                 IoRequest::write(slba, bytes.into(), number)
             }
             IoOp::Read => IoRequest::read(slba, vec![0xa5; len].into(), number),
+            IoOp::Compare => {
+                let mut bytes = vec![0; len];
+                if expected != NEVER_WRITTEN {
+                    fill(&mut bytes, expected, namespace, slba);
+                }
+                IoRequest::compare(slba, bytes.into(), number)
+            }
+            IoOp::WriteZeroes => IoRequest::write_zeroes(slba, blocks as u32, number),
+            IoOp::Discard => IoRequest::discard(slba, blocks as u32, number),
             _ => IoRequest::flush(number),
         };
-        let op = Op { op, namespace, slba, blocks, begun: now, channel };
+        let (begun, end_by) = (now, now + LONGEST_REQUEST);
+        let (cancelled, limited) = (false, false);
+        let op = Op {
+            op,
+            namespace,
+            slba,
+            blocks,
+            begun,
+            channel,
+            end_by,
+            expected,
+            cancelled,
+            limited,
+        };
         self.under_way.insert(number, op);
         Some((number, request))
     }
@@ -146,15 +233,15 @@ impl Load {
     /// A request was refused at submission.
     pub fn refused(&mut self, number: u64, now: u64) {
         if let Some(op) = self.under_way.remove(&number) {
-            self.write_over(&op, number, false, now);
+            self.write_over(&op, number, End::NotDone, now);
         }
     }
 
-    fn write_over(&mut self, op: &Op, number: u64, done: bool, until: u64) {
+    fn write_over(&mut self, op: &Op, number: u64, end: End, until: u64) {
         if op.op == IoOp::Write {
             for lba in op.slba..op.slba + op.blocks {
                 let block = Block { namespace: op.namespace, lba };
-                self.history.write_ends(block, number, done, until);
+                self.history.write_ends(block, number, end, until);
             }
         }
     }
@@ -168,7 +255,7 @@ impl Load {
         self.under_way = left;
         let lost: BTreeMap<u64, Op> = lost;
         for (number, op) in lost {
-            self.write_over(&op, number, false, until);
+            self.write_over(&op, number, End::Open, until);
         }
     }
 
@@ -184,24 +271,57 @@ impl Load {
         if op.channel != channel {
             return Err(format!("request {number} ended on another channel"));
         }
-        let len = if op.op == IoOp::Flush { 0 } else { BLOCK * op.blocks as usize };
+        let len = match op.op {
+            IoOp::Read | IoOp::Write | IoOp::Compare => BLOCK * op.blocks as usize,
+            _ => 0,
+        };
         if done.buffer.len() != len {
             return Err(format!("request {number} came back with another buffer"));
         }
-        if done.result.is_err() {
-            self.failed += 1;
-            let no_queue =
-                done.result.as_ref().err().is_some_and(|e| matches!(**e, IoError::NoQueue { .. }));
-            self.without_queue += u64::from(no_queue);
-            let until = if self.late { u64::MAX } else { now };
-            self.write_over(&op, number, false, until);
-            return Ok(());
+        if op.op != IoOp::Read && done.exchanged {
+            return Err(format!("request {number}, not a read, came back with a hedge's buffer"));
         }
-        self.succeeded += 1;
-        self.write_over(&op, number, true, now);
-        if op.op == IoOp::Read {
-            self.check_read(&op, &done.buffer, now)?;
+        self.exchanged += u64::from(done.exchanged);
+        match &done.result {
+            Err(error) => self.has_failed(&op, number, error, done.uncertain, now),
+            Ok(()) => {
+                self.succeeded += 1;
+                self.write_over(&op, number, End::Done, now);
+                match op.op {
+                    IoOp::Read => self.check_read(&op, &done.buffer, now),
+                    IoOp::Compare => {
+                        let block = Block { namespace: op.namespace, lba: op.slba };
+                        self.history.read(block, op.expected, op.begun, now)
+                    }
+                    _ => Ok(()),
+                }
+            }
         }
+    }
+
+    fn has_failed(
+        &mut self,
+        op: &Op,
+        number: u64,
+        error: &IoError,
+        uncertain: bool,
+        now: u64,
+    ) -> Result<(), String> {
+        self.failed += 1;
+        let (cancelled, expired) =
+            (matches!(error, IoError::Cancelled { .. }), matches!(error, IoError::Expired { .. }));
+        if cancelled && !op.cancelled || expired && !op.limited {
+            return Err(format!("request {number}: {error}, and nobody wanted that: {op:?}"));
+        }
+        self.without_queue += u64::from(matches!(error, IoError::NoQueue { .. }));
+        // No controller has answered, and none was lost with it: then it was not done.
+        let not_done = !uncertain && !matches!(error, IoError::Status { .. });
+        let (end, until) = match not_done {
+            true => (End::NotDone, now),
+            false if self.late => (End::Open, u64::MAX),
+            false => (End::Open, now),
+        };
+        self.write_over(op, number, end, until);
         Ok(())
     }
 

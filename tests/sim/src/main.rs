@@ -1,9 +1,10 @@
 //! Runs seeds, and tells which of them break a rule.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use sim::seed::{Outcome, run};
@@ -67,6 +68,46 @@ impl Sum {
     }
 }
 
+/// Seeds take milliseconds. One that takes so long does not end at all, and could not tell itself.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// Seeds that are being run.
+#[derive(Clone, Default)]
+struct Watchdog(Arc<Mutex<BTreeMap<u64, Instant>>>);
+
+/// Takes the seed out when it has ended.
+struct Running<'a>(&'a Watchdog, u64);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut running) = self.0.0.lock() {
+            running.remove(&self.1);
+        }
+    }
+}
+
+impl Watchdog {
+    fn begin(&self, seed: u64) -> Running<'_> {
+        if let Ok(mut running) = self.0.lock() {
+            running.insert(seed, Instant::now());
+        }
+        Running(self, seed)
+    }
+
+    /// Ends the process when a seed hangs.
+    fn watch(&self) {
+        loop {
+            std::thread::sleep(HANGS / 60);
+            let Ok(running) = self.0.lock() else { return };
+            let hangs = running.iter().find(|(_, since)| since.elapsed() > HANGS);
+            if let Some((seed, _)) = hangs {
+                println!("seed {seed}: does not end: a loop without a turn of the clock");
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(seed) = args.trace {
@@ -80,9 +121,13 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let next = AtomicU64::new(args.seeds.0);
     let sum = Mutex::new(Sum::default());
+    let watchdog = Watchdog::default();
+    let watching = watchdog.clone();
+    // Ends with the process.
+    std::thread::spawn(move || watching.watch());
     std::thread::scope(|scope| {
         for _ in 0..args.jobs.max(1) {
-            scope.spawn(|| work(&args, &next, &sum));
+            scope.spawn(|| work(&args, &next, &sum, &watchdog));
         }
     });
     let sum = sum.into_inner().unwrap_or_default();
@@ -90,12 +135,13 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(!sum.bad.is_empty()))
 }
 
-fn work(args: &Args, next: &AtomicU64, sum: &Mutex<Sum>) {
+fn work(args: &Args, next: &AtomicU64, sum: &Mutex<Sum>, watchdog: &Watchdog) {
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         if seed > args.seeds.1 {
             return;
         }
+        let _running = watchdog.begin(seed);
         let mut outcome = run(seed, false);
         if args.late_is_wrong && outcome.violation.is_none() {
             outcome.violation = outcome.unfenced.clone();

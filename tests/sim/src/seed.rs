@@ -9,7 +9,7 @@ use nvme_mpath::{DelayedRemoval, Head, HeadState, Host, IoOp, Window};
 use nvme_target::AnaState;
 
 use crate::clock::SEC;
-use crate::load::{BLOCKS, identity};
+use crate::load::{Ask, BLOCKS, identity};
 use crate::trouble::Armed;
 use crate::world::{MOST_LANES, Violation, World};
 
@@ -20,8 +20,8 @@ const RECOVERY: u64 = 40 * SEC;
 /// The longest window for removals. A timer that was cancelled may stay until its time.
 const LONGEST_WINDOW: u64 = 6 * SEC;
 
-/// The longest fence by time, without a keep-alive. Its timer may outlast the writes that it was for.
-const LONGEST_FENCE: u64 = 16 * SEC;
+/// Longest time that a request is parked while all paths are there: a queue may be on its way.
+const PARKED_WITH_PATHS: u64 = 3 * SEC / 2;
 
 /// Longest time that the shutdown of a host takes, with peers that do not answer.
 const SHUTDOWN: u64 = 30 * SEC;
@@ -89,6 +89,9 @@ impl World {
     fn live(&mut self) -> Result<(), Violation> {
         let mut armed = Armed::new();
         self.begin()?;
+        if self.dice.once_in(6) {
+            self.hedge()?;
+        }
         let rounds = self.dice.between(10, 60);
         for _ in 0..rounds {
             self.round(&mut armed)?;
@@ -147,6 +150,8 @@ impl World {
         for lane in &mut self.lanes {
             lane.busy = 0;
         }
+        self.host_busy = 0;
+        self.rules.user_acts();
         // A head that waits for a namespace that has gone is in the way of one in its place.
         let second = DelayedRemoval::after(Window::For(Duration::from_secs(1)));
         if let Some(host) = &self.host {
@@ -156,8 +161,11 @@ impl World {
                 head.set_delayed_removal(second);
             });
         }
-        // What was granted in worse times holds until the controller is asked again.
-        self.controllers.iter().for_each(|(_, c)| c.reset("peace"));
+        // What was granted in worse times holds until the controller is asked again. Half of the time
+        // all must come right without that.
+        if self.dice.once_in(2) {
+            self.controllers.iter().for_each(|(_, c)| c.reset("peace"));
+        }
         if self.lanes.is_empty() {
             self.open_lane();
         }
@@ -168,6 +176,7 @@ impl World {
     fn recover(&mut self) -> Result<(), Violation> {
         let end = self.now() + RECOVERY;
         let mut first = true;
+        let mut good_since = None;
         loop {
             self.reconnect();
             if first {
@@ -181,6 +190,14 @@ impl World {
             let missing = self.missing();
             if missing.is_none() && self.load.under_way.is_empty() {
                 return Ok(());
+            }
+            let now = self.now();
+            good_since = missing.is_none().then(|| good_since.unwrap_or(now));
+            let parked: usize = self.lanes.iter().map(|lane| lane.channel.parked()).sum();
+            if parked > 0 && good_since.is_some_and(|since| since + PARKED_WITH_PATHS < now) {
+                return Err(Violation(format!(
+                    "{parked} requests are parked, with all paths there"
+                )));
             }
             if self.now() > end {
                 let left = &self.load.under_way;
@@ -238,7 +255,8 @@ impl World {
             for lba in (0..BLOCKS).step_by(2) {
                 let lane = self.dice.roll(self.lanes.len() as u64) as usize;
                 let (channel, now) = (self.lanes[lane].number, self.now());
-                let request = self.load.request(IoOp::Read, head, lba, 2, channel, now);
+                let ask = Ask { op: IoOp::Read, slba: lba, blocks: 2, expected: 0 };
+                let request = self.load.request(ask, head, channel, now);
                 if let Some((number, request)) = request {
                     self.hand_in(lane, head, number, request)?;
                 }
@@ -263,8 +281,8 @@ impl World {
     fn rest(&mut self) -> Result<(), Violation> {
         let Some(host) = &self.host else { return Ok(()) };
         host.heads().iter().for_each(|head| _ = head.remove_now());
-        let longest = if self.plan.keep_alive == 0 { LONGEST_FENCE } else { LONGEST_WINDOW };
-        self.run_for(longest + SEC)?;
+        self.rules.user_acts();
+        self.run_for(LONGEST_WINDOW + SEC)?;
         for lane in &self.lanes {
             let (flying, parked) = (lane.channel.in_flight(), lane.channel.parked());
             if (flying, parked) != (0, 0) {
@@ -314,6 +332,8 @@ impl World {
         for lane in &mut self.lanes {
             lane.busy = 0;
         }
+        self.host_busy = 0;
+        self.rules.user_acts();
         let Some(host) = &self.host else { return Ok(()) };
         if let Err(error) = host.begin_shutdown(force) {
             if host.pin_count() == 0 {

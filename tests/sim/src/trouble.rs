@@ -8,8 +8,9 @@ use nvme_core::spec::tcp::PduType;
 use nvme_target::{AnaState, FaultAction, FaultId, FaultRule};
 
 use crate::clock::{MS, US};
+use crate::making::namespace;
 use crate::net::Way;
-use crate::world::{MOST_LANES, Violation, World, namespace};
+use crate::world::{MOST_LANES, Violation, World};
 
 /// Faults that are armed on targets.
 pub type Armed = Vec<(usize, FaultId)>;
@@ -19,7 +20,7 @@ impl World {
     pub fn disturb(&mut self, armed: &mut Armed) -> Result<(), Violation> {
         let ports = self.net.lock().ports.len() as u64;
         let port = self.dice.roll(ports) as usize;
-        match self.dice.roll(30) {
+        match self.dice.roll(36) {
             0..=2 => self.break_one(),
             3 => self.listener(port, true),
             4 => self.listener(port, false),
@@ -39,6 +40,8 @@ impl World {
             25 => self.queue_limit(port),
             26 => self.busy_thread(),
             27 => self.give_up_heads(),
+            28..=33 => self.user_acts(),
+            34 => self.muddle(port, armed),
             _ => {}
         }
         Ok(())
@@ -206,6 +209,22 @@ impl World {
         armed.push((site, self.sites[site].target.add_fault(rule)));
     }
 
+    /// Writes stand still at a target, and an answer to something else bears the number of another
+    /// command, with another generation. Whoever believes that takes a write for done that is not.
+    fn muddle(&mut self, port: usize, armed: &mut Armed) {
+        let (site, listener) = self.place(port);
+        let ms = Duration::from_millis(self.dice.of(&[30, 400, 2_500]));
+        let delay = FaultRule::new(FaultAction::Delay(ms)).io().opcode(NvmOpcode::WRITE.0);
+        let flip = 0x8000 | self.dice.of(&[1, 2, 3, 4]);
+        let stale = FaultRule::new(FaultAction::StaleCommandId(flip)).io();
+        let read = stale.opcode(NvmOpcode::READ.0).skip(self.dice.roll(3));
+        self.note(72, format_args!("port {port} muddles answers: {flip:#x}, writes wait {ms:?}"));
+        for rule in [delay.times(2), read.times(2)] {
+            let rule = rule.listener(listener);
+            armed.push((site, self.sites[site].target.add_fault(rule)));
+        }
+    }
+
     /// The targets behave again.
     pub fn disarm(&mut self, armed: &mut Armed) {
         for (site, id) in armed.drain(..) {
@@ -217,6 +236,7 @@ impl World {
         let windows = Self::windows(&mut self.dice);
         let fail = self.dice.once_in(4);
         self.note(59, format_args!("windows {windows:?}, fail_if_no_path {fail}"));
+        self.rules.user_acts();
         let Some(host) = &self.host else { return };
         host.set_delayed_removal(windows);
         for head in host.heads() {
@@ -257,6 +277,9 @@ impl World {
     }
 
     fn busy_thread(&mut self) {
+        if self.dice.once_in(3) {
+            self.host_busy = self.now() + self.dice.of(&[20 * US, 5 * MS, 50 * MS]);
+        }
         let until = self.now() + self.dice.of(&[300 * US, 20 * MS, 1_500 * MS]);
         if let Some(lane) = self.lanes.first_mut() {
             lane.busy = until;
@@ -265,6 +288,7 @@ impl World {
 
     fn give_up_heads(&mut self) {
         let Some(host) = &self.host else { return };
+        self.rules.user_acts();
         let removed = host.heads().iter().filter(|h| h.remove_now()).count();
         self.note(71, format_args!("{removed} heads given up"));
     }
