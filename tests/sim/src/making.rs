@@ -99,6 +99,7 @@ impl World {
             ended: false,
             host_due: 0,
             host_busy: 0,
+            deaf: false,
             rules: EventRules::default(),
             events,
             lanes: Vec::new(),

@@ -176,7 +176,9 @@ impl World {
         let late = if self.plan.fenced { ms.min(Duration::from_millis(400)) } else { ms };
         let write = |action| FaultRule::new(action).io().opcode(NvmOpcode::WRITE.0);
         let read = |action| FaultRule::new(action).io().opcode(NvmOpcode::READ.0);
-        let rule = match self.dice.roll(17) {
+        let kind = self.dice.roll(17);
+        self.deaf |= matches!(kind, 3 | 13);
+        let rule = match kind {
             0 => FaultRule::new(FaultAction::SilentListener),
             1 => FaultRule::new(FaultAction::CloseOnAccept),
             2 => FaultRule::new(FaultAction::Drop).io(),

@@ -78,6 +78,9 @@ pub struct World {
     pub(crate) host_due: u64,
     /// The control thread gets no processor until then.
     pub host_busy: u64,
+    /// Admin commands were failed or lost: Asynchronous Event Requests may have been among them, after
+    /// which a controller tells its host nothing until they connect anew.
+    pub deaf: bool,
     /// What the host's events must have in common.
     pub rules: EventRules,
     pub(crate) events: Option<Events>,
