@@ -5,7 +5,7 @@
 //! `README.md` beside this crate says what a program may do when.
 //!
 //! Every entry checks its handle, catches panics, answers a negative errno, and keeps a text per
-//! thread: [`object`], [`error`]. What keeps the shared object mapped is in [`selfref`].
+//! thread: `object`, `error`. What keeps the shared object mapped is in `selfref`.
 
 mod admin;
 #[cfg(not(target_arch = "x86_64"))]

@@ -77,7 +77,7 @@ impl IoRequest {
 
     /// The request is given up so long after its submission, on the host's clock. One that waits, for
     /// a path, for room, for its time or for a fence, then ends with
-    /// [`IoError::Expired`](crate::IoError::Expired). One that a controller has is not given back
+    /// [`IoError::Expired`]. One that a controller has is not given back
     /// before it is safe: it ends when it is answered, with that answer, or when its connection is
     /// lost, and is not sent again. Without this a request waits as long as head and channel allow.
     #[must_use]
