@@ -6,6 +6,7 @@ mod attach;
 mod check;
 mod failover;
 mod io;
+mod metadata;
 mod places;
 mod stall;
 
@@ -14,5 +15,6 @@ pub use attach::attach;
 pub use check::{Abilities, Failure, Result, check};
 pub use failover::failover;
 pub use io::{Ways, head, host, verified_io};
+pub use metadata::with_metadata;
 pub use places::every_place;
 pub use stall::stall;

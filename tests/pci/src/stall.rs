@@ -85,6 +85,7 @@ fn tell(events: &Events) {
         match event.event {
             Event::ControllerState { from, to, .. } => println!("state {from:?} {to:?}"),
             Event::ControllerFailed { error, .. } => println!("failed {error}"),
+            Event::CommandOverdue { step, .. } => println!("overdue {step:?}"),
             Event::ControllerTrouble { error, .. } => println!("trouble {error}"),
             _ => {}
         }

@@ -3,6 +3,7 @@
 //! `nvme-pci-guest check URL SERIAL` checks the backend and prints what it can do.
 //! `nvme-pci-guest io URL NQN NSID QUEUES` has the driver do verified I/O, and prints what was counted.
 //! `nvme-pci-guest places URL NQN NSID` does so with data at every place of a page.
+//! `nvme-pci-guest metadata URL NQN NSID after|beside` does so on blocks with metadata.
 //! `nvme-pci-guest stall URL NQN NSID GO` sits out a device that stalls while the file GO is there.
 //! `nvme-pci-guest attach URL NQN KNOWN NSID` attaches and detaches namespace NSID.
 //! `nvme-pci-guest failover NQN NSID URL URL STOP` runs a load whose paths come and go.
@@ -16,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use nvme_core::spec::registers::offset;
 use nvme_pci::{Backend, Location, Open, Uio, Vfio};
-use nvme_pci_guest::{Admin, Result, attach, check, every_place, failover, stall, verified_io};
+use nvme_pci_guest::{
+    Admin, Result, attach, check, every_place, failover, stall, verified_io, with_metadata,
+};
 
 /// The longest that a removal takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -38,6 +41,9 @@ fn main() -> ExitCode {
         },
         ["places", url, nqn, nsid] => {
             number(nsid).map(|nsid| println!("{:?}", every_place(url, nqn, nsid)))
+        }
+        ["metadata", url, nqn, nsid, place @ ("after" | "beside")] => {
+            number(nsid).map(|nsid| with_metadata(url, nqn, nsid, *place == "beside"))
         }
         ["stall", url, nqn, nsid, go] => {
             number(nsid).map(|nsid| stall(url, nqn, nsid, Path::new(go)))

@@ -100,6 +100,7 @@ fn namespaces_come_a_device_stalls_and_paths_of_two_transports_are_one_head() ->
     wait_for_line(&guest, "clean")?;
     wait_for_line(&guest, "status 0")?;
     let log = guest.sh("cat /run/log")?;
+    assert!(log.contains("overdue Aborting"), "{log}");
     assert!(log.contains("reconnects") && !log.contains("reconnects 0"), "{log}");
 
     // One head with a path over PCIe and one over TCP.

@@ -5,3 +5,4 @@ mod cmb;
 mod common;
 mod driver;
 mod events;
+mod metadata;
