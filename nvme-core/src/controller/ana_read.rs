@@ -8,6 +8,7 @@ use super::action::{ControllerError, ControllerEvent};
 use super::admin::Purpose;
 use super::bringup::Step;
 use super::machine::Controller;
+use super::retry::Retry;
 use crate::ana::{AnaGroup, AnaSnapshot, AnaState};
 use crate::buffer::Buffer;
 use crate::spec::command::GetLogPage;
@@ -22,9 +23,6 @@ const MOST_GROUPS: u64 = 65_535;
 const MOST_NAMESPACES: u64 = 65_536;
 /// How often a log that changes while it is read is begun anew before it is left for later.
 const MOST_RESTARTS: u32 = 4;
-/// Waits before a log that could not be read is read again: the first, and the longest.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 
 const HEADER: u64 = size_of::<AnaLogHeader>() as u64;
 const DESCRIPTOR: u64 = size_of::<AnaGroupDescriptor>() as u64;
@@ -37,8 +35,7 @@ pub(super) struct AnaReader {
     again: bool,
     /// The next reading is told even if the log is as it was.
     asked: bool,
-    retry_at: Option<Instant>,
-    retries: u32,
+    retry: Retry,
     known: Option<Arc<AnaSnapshot>>,
     /// Groups whose state is changing, since when as far as is known here.
     changing: BTreeMap<u32, Instant>,
@@ -65,7 +62,7 @@ enum Parsed {
 impl AnaReader {
     /// When something is due; `live`: the controller is in use.
     pub(super) fn deadline(&self, live: bool) -> Option<Instant> {
-        earlier(self.retry_at, self.change_deadline().filter(|_| live))
+        earlier(self.retry.at(), self.change_deadline().filter(|_| live))
     }
 
     /// When the group that has been changing for longest has done so for too long.
@@ -161,7 +158,7 @@ impl Controller {
         if self.link.ana.reading.is_some() {
             self.link.ana.again = true;
         } else {
-            self.link.ana.retry_at = None;
+            self.link.ana.retry.begun();
             self.read_ana_from_start(now, 0);
         }
     }
@@ -273,7 +270,7 @@ impl Controller {
     }
 
     fn ana_done(&mut self, now: Instant, snapshot: AnaSnapshot) {
-        self.link.ana.retries = 0;
+        self.link.ana.retry.succeeded();
         self.tell_ana(now, snapshot);
         self.ana_finished(now);
     }
@@ -300,24 +297,21 @@ impl Controller {
     }
 
     fn retry_ana(&mut self, now: Instant) {
-        let ana = &mut self.link.ana;
-        let wait = FIRST_RETRY.saturating_mul(1 << ana.retries.min(16)).min(LAST_RETRY);
-        ana.retries = ana.retries.saturating_add(1);
-        ana.retry_at = Some(now + wait);
+        self.link.ana.retry.failed(now);
         self.ana_finished(now);
     }
 
     fn ana_finished(&mut self, now: Instant) {
         self.link.ana.reading = None;
         if std::mem::take(&mut self.link.ana.again) {
-            self.link.ana.retry_at = None;
+            self.link.ana.retry.begun();
             self.read_ana_from_start(now, 0);
         }
         self.ana_known(now);
     }
 
     pub(super) fn ana_timeout(&mut self, now: Instant) {
-        if self.may_read_ana() && self.link.ana.retry_at.is_some_and(|at| at <= now) {
+        if self.may_read_ana() && self.link.ana.retry.is_due(now) {
             self.reread_ana(now);
         }
         // A controller that does not end a transition in its own time is broken.

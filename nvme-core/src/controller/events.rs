@@ -6,7 +6,7 @@ use super::admin::Purpose;
 use super::machine::Controller;
 use crate::spec::aen::{AsyncEvent, ErrorInfo, EventKind, NoticeInfo};
 use crate::spec::feature::{AsyncEventConfig, fid};
-use crate::spec::{Cqe, Sqe};
+use crate::spec::{Cqe, Sqe, Status};
 use crate::time::Instant;
 use crate::transport::Data;
 
@@ -64,10 +64,17 @@ impl Controller {
         if !self.is_live() {
             return;
         }
-        if !cqe.status().is_success() {
-            // Asking again would be answered in the same way, at the speed of the wire.
+        let status = cqe.status();
+        if !status.is_success() {
+            // Asking at once would be answered in the same way, at the speed of the wire. These two
+            // are not the controller's mood: one request too many is out there already, or it has no
+            // events at all.
+            if !status.is(Status::AER_LIMIT_EXCEEDED) && !status.is(Status::INVALID_OPCODE) {
+                self.link.events.failed(now);
+            }
             return;
         }
+        self.link.events.succeeded();
         let dw0 = cqe.dw0.get();
         match Meaning::of(AsyncEvent::from_cqe(cqe)) {
             Meaning::Tell => self.emit(ControllerEvent::AsyncEvent { result: dw0 }),
@@ -83,12 +90,26 @@ impl Controller {
         }
         self.send_event_request(now);
     }
+
+    /// Asks for events again after a request was failed. What happened in the meantime was not told,
+    /// so all that events tell of is looked at.
+    pub(super) fn events_timeout(&mut self, now: Instant) {
+        if !self.is_live() || !self.link.events.is_due(now) {
+            return;
+        }
+        self.link.events.begun();
+        self.send_event_request(now);
+        self.rescan(now);
+        self.reread_ana(now);
+        if self.link.identified.as_ref().is_some_and(|id| id.discovery) {
+            self.emit(ControllerEvent::DiscoveryChanged);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Status;
 
     #[test]
     fn events_mean_what_the_specification_says() {

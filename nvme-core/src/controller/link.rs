@@ -7,6 +7,7 @@ use super::cross_reset::CrossResets;
 use super::identify_check::Identified;
 use super::io_queues::IoQueues;
 use super::keep_alive::KeepAlive;
+use super::retry::Retry;
 use super::scan::Scan;
 use crate::spec::registers::{Cap, Version};
 use crate::time::{Duration, Instant, earlier};
@@ -54,6 +55,8 @@ pub(super) struct Link {
     pub(super) aborts: Aborts,
     pub(super) keep_alive: KeepAlive,
     pub(super) io: IoQueues,
+    /// An event request that the controller failed.
+    pub(super) events: Retry,
     pub(super) ana: AnaReader,
     pub(super) scan: Scan,
     pub(super) cross: CrossResets,
@@ -84,6 +87,7 @@ impl Default for Link {
             aborts: Aborts::default(),
             keep_alive: KeepAlive::default(),
             io: IoQueues::default(),
+            events: Retry::default(),
             ana: AnaReader::default(),
             scan: Scan::default(),
             cross: CrossResets::default(),
@@ -109,6 +113,7 @@ impl Link {
         let at = earlier(self.keep_alive.deadline(), self.io.deadline());
         let at = earlier(at, self.resetting.as_ref().map(|(at, _)| *at));
         let at = earlier(at, self.cross.deadline());
+        let at = earlier(at, self.events.at());
         earlier(at, earlier(self.ana.deadline(live), self.scan.deadline()))
     }
 }

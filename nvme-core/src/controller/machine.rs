@@ -146,6 +146,7 @@ impl Controller {
             Self::resetting_timeout,
             Self::io_queue_timeout,
             Self::keep_alive_timeout,
+            Self::events_timeout,
             Self::ana_timeout,
             Self::scan_timeout,
             Self::cross_reset_timeout,

@@ -41,6 +41,7 @@ mod power;
 mod probe;
 mod recovery;
 mod registers;
+mod retry;
 mod scan;
 mod shutdown;
 mod state;

@@ -8,19 +8,17 @@ use super::admin::Purpose;
 use super::machine::Controller;
 use super::namespaces::Standing;
 use super::probe::Probes;
+use super::retry::Retry;
 use crate::buffer::Buffer;
 use crate::spec::command::GetLogPage;
 use crate::spec::identify::{IDENTIFY_LEN, NsidList, cns};
 use crate::spec::log::lid;
 use crate::spec::{Sqe, Status};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use zerocopy::FromBytes;
 
 /// Most namespaces of one controller that are looked at.
 const MOST: usize = 65_536;
-/// Waits before a scan in which something failed is repeated: the first, and the longest.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// The scan of one association.
 #[derive(Debug, Default)]
@@ -30,8 +28,7 @@ pub(super) struct Scan {
     again: bool,
     /// Something could not be found out for now.
     pub(super) incomplete: bool,
-    retry_at: Option<Instant>,
-    retries: u32,
+    retry: Retry,
     /// Namespaces that may be good once the others have been looked at.
     doubtful: Vec<NamespaceInfo>,
     /// The ANA log may lack something.
@@ -52,7 +49,7 @@ enum Stage {
 
 impl Scan {
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.retry_at
+        self.retry.at()
     }
 
     pub(super) fn probes(&mut self) -> Option<&mut Probes> {
@@ -75,7 +72,7 @@ impl Controller {
             return;
         }
         let Some(identified) = &self.link.identified else { return };
-        self.link.scan.retry_at = None;
+        self.link.scan.retry.begun();
         if identified.discovery || self.info.as_ref().is_none_or(|info| info.io_queues == 0) {
             // There are no namespaces, or none that could be reached without a queue.
             self.emit(ControllerEvent::ScanDone);
@@ -184,11 +181,9 @@ impl Controller {
         }
         let scan = &mut self.link.scan;
         if scan.incomplete {
-            let wait = FIRST_RETRY.saturating_mul(1 << scan.retries.min(16)).min(LAST_RETRY);
-            scan.retries = scan.retries.saturating_add(1);
-            scan.retry_at = Some(now + wait);
+            scan.retry.failed(now);
         } else {
-            scan.retries = 0;
+            scan.retry.succeeded();
         }
         let again = std::mem::take(&mut scan.again);
         let new_groups = std::mem::take(&mut scan.new_groups);
@@ -239,8 +234,8 @@ impl Controller {
     }
 
     pub(super) fn scan_timeout(&mut self, now: Instant) {
-        if self.is_live() && self.link.scan.retry_at.is_some_and(|at| at <= now) {
-            self.link.scan.retry_at = None;
+        if self.is_live() && self.link.scan.retry.is_due(now) {
+            self.link.scan.retry.begun();
             self.rescan(now);
         }
     }

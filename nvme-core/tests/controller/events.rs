@@ -5,7 +5,7 @@ use nvme_core::spec::Status;
 use nvme_core::time::Duration;
 
 use crate::model::{Answer, Model};
-use crate::rig::Rig;
+use crate::rig::{Rig, config};
 
 const NAMESPACE_CHANGED: u64 = 0x0004_0002;
 const ANA_CHANGED: u64 = 0x000c_0302;
@@ -100,15 +100,104 @@ fn what_is_not_for_the_controller_is_passed_on() {
     }
 }
 
+/// Ends the request that is outstanding with an error.
+fn fail_request(rig: &mut Rig, status: Status) {
+    let at = rig.held.iter().position(|held| held.sqe.opcode == REQUEST);
+    let held = rig.held.remove(at.expect("an event request is outstanding"));
+    rig.reply(held, Answer::error(status));
+    rig.settle();
+}
+
 #[test]
-fn a_refused_request_is_not_repeated_and_an_open_one_has_no_limit() {
+fn a_failed_request_is_sent_again_and_what_was_not_told_is_looked_at() {
+    let mut rig = Rig::live(Model::fabrics().with_ana());
+    rig.run(Duration::from_secs(5));
+    rig.events.clear();
+    rig.seen.clear();
+    fail_request(&mut rig, Status::INTERNAL_ERROR);
+    // Nothing asks for events now, so nobody tells of these.
+    rig.model.namespaces.get_mut(&1).unwrap().ns.nsze = 4096.into();
+    (rig.model.ana, rig.model.ana_changes) = (vec![(1, 3, vec![1])], 2);
+    rig.run(Duration::from_millis(900));
+    assert_eq!((rig.count(REQUEST), lists(&rig)), (0, 0), "not at once");
+    rig.run(Duration::from_millis(200));
+    assert_eq!((rig.count(REQUEST), lists(&rig)), (1, 1));
+    assert!(rig.has(|e| matches!(e, ControllerEvent::NamespaceReady(i) if i.blocks == 4096)));
+    let inaccessible = |e: &ControllerEvent| match e {
+        ControllerEvent::Ana(s) => s.state_of(1).is_some_and(|s| s.name() == "inaccessible"),
+        _ => false,
+    };
+    assert!(rig.has(inaccessible), "{:?}", rig.events);
+    // The request that is out now is one like any other.
+    rig.events.clear();
+    rig.model.namespaces.get_mut(&1).unwrap().ns.nsze = 8192.into();
+    rig.event(NAMESPACE_CHANGED);
+    assert!(rig.has(|e| matches!(e, ControllerEvent::NamespaceReady(i) if i.blocks == 8192)));
+    assert_eq!((rig.ctrl.state(), rig.associations), (State::Live, 1));
+}
+
+#[test]
+fn a_discovery_log_may_have_changed_while_nothing_asked_for_events() {
+    let mut model = Model::fabrics();
+    model.controller.subnqn = nvme_core::nqn::Nqn::discovery().to_field();
+    model.controller.ioccsz = 0.into();
+    model.controller.iorcsz = 0.into();
+    let mut config = config();
+    config.subnqn = Some(nvme_core::nqn::Nqn::discovery());
+    let mut rig = Rig::started(config, model);
+    rig.run(Duration::from_millis(100));
+    assert_eq!(rig.ctrl.state(), State::Live, "{:?}", rig.events);
+    fail_request(&mut rig, Status::INTERNAL_ERROR);
+    let changed = |e: &ControllerEvent| matches!(e, ControllerEvent::DiscoveryChanged);
+    assert!(!rig.has(changed));
+    rig.run(Duration::from_millis(1100));
+    assert!(rig.has(changed), "{:?}", rig.events);
+}
+
+#[test]
+fn a_controller_that_fails_all_requests_is_asked_ever_more_rarely() {
+    let mut rig = Rig::live(Model::fabrics());
+    rig.seen.clear();
+    rig.hook = Some(Box::new(|_, s| {
+        (s.opcode == REQUEST).then_some(Answer::error(Status::INTERNAL_ERROR))
+    }));
+    fail_request(&mut rig, Status::INTERNAL_ERROR);
+    // After 1, 2, 4, 8, 16 s and then every 30 s.
+    rig.run(Duration::from_secs(31) + Duration::from_millis(100));
+    assert_eq!(rig.count(REQUEST), 5);
+    rig.run(Duration::from_secs(300));
+    assert_eq!((rig.count(REQUEST), rig.ctrl.state()), (15, State::Live));
+    // An event that came is a success: the next pause is a short one.
+    rig.hook = None;
+    rig.run(Duration::from_secs(30));
+    rig.event(NAMESPACE_CHANGED);
+    rig.seen.clear();
+    fail_request(&mut rig, Status::INTERNAL_ERROR);
+    rig.run(Duration::from_millis(1100));
+    assert_eq!(rig.count(REQUEST), 1);
+}
+
+#[test]
+fn a_pause_of_an_association_ends_with_it() {
+    let mut rig = Rig::live(Model::fabrics());
+    fail_request(&mut rig, Status::INTERNAL_ERROR);
+    rig.lose();
+    rig.run(Duration::from_secs(120));
+    assert_eq!((rig.ctrl.state(), rig.associations), (State::Live, 2));
+    let out = rig.held.iter().filter(|held| held.sqe.opcode == REQUEST).count();
+    assert_eq!(out, 1, "one request is out");
+}
+
+#[test]
+fn a_request_that_is_one_too_many_is_not_repeated_and_an_open_one_has_no_limit() {
     let mut rig = Rig::live(Model::fabrics());
     rig.run(Duration::from_secs(3600));
     assert_eq!((rig.ctrl.state(), rig.associations), (State::Live, 1));
-    rig.seen.clear();
-    let at = rig.held.iter().position(|held| held.sqe.opcode == REQUEST).unwrap();
-    let held = rig.held.remove(at);
-    rig.reply(held, Answer::error(Status::AER_LIMIT_EXCEEDED));
-    rig.run(Duration::from_secs(60));
-    assert_eq!((rig.count(REQUEST), rig.ctrl.state()), (0, State::Live));
+    for status in [Status::AER_LIMIT_EXCEEDED, Status::INVALID_OPCODE.with_dnr()] {
+        let mut rig = Rig::live(Model::fabrics());
+        rig.seen.clear();
+        fail_request(&mut rig, status);
+        rig.run(Duration::from_secs(60));
+        assert_eq!((rig.count(REQUEST), rig.ctrl.state()), (0, State::Live), "{status}");
+    }
 }

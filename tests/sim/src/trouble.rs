@@ -177,7 +177,7 @@ impl World {
         let write = |action| FaultRule::new(action).io().opcode(NvmOpcode::WRITE.0);
         let read = |action| FaultRule::new(action).io().opcode(NvmOpcode::READ.0);
         let kind = self.dice.roll(17);
-        self.deaf |= matches!(kind, 3 | 13);
+        self.deaf |= kind == 3;
         let rule = match kind {
             0 => FaultRule::new(FaultAction::SilentListener),
             1 => FaultRule::new(FaultAction::CloseOnAccept),

@@ -78,8 +78,8 @@ pub struct World {
     pub(crate) host_due: u64,
     /// The control thread gets no processor until then.
     pub host_busy: u64,
-    /// Admin commands were failed or lost: Asynchronous Event Requests may have been among them, after
-    /// which a controller tells its host nothing until they connect anew.
+    /// Admin commands were lost: an Asynchronous Event Request may have been among them, which has no
+    /// time limit, so that a controller tells its host nothing until they connect anew.
     pub deaf: bool,
     /// What the host's events must have in common.
     pub rules: EventRules,
