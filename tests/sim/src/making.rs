@@ -68,7 +68,8 @@ impl World {
         let mut first = 0;
         let mut sites = Vec::new();
         for (nqn, ports) in SUBSYSTEMS {
-            sites.push(Self::site(&mut dice, plan, nqn, first, ports, &mut next_identity));
+            let site = Self::site(&mut dice, plan, nqn, first, ports, &mut next_identity);
+            sites.push(site);
             first += ports;
         }
         let mut options = HostOptions::new(Uuid([7; 16]));
@@ -87,6 +88,7 @@ impl World {
             _ => Fence::Auto,
         };
         options.policy = dice.of(&PathPolicy::ALL);
+        let (fence, policy) = (options.fence, options.policy);
         #[expect(clippy::expect_used, reason = "a simulation cannot go on without descriptors")]
         let host = Host::new(options).expect("making a host");
         let events = Some(host.events(1 << 16));
@@ -113,6 +115,11 @@ impl World {
             turns: 0,
             done: Vec::new(),
         };
+        world.note(1, format_args!("{plan:?}, fence {fence:?}, policy {policy:?}"));
+        for site in &world.sites {
+            let Site { first, quiesces, resets, .. } = site;
+            world.note(2, format_args!("port {first}..: CQT {quiesces}, CCR {resets}"));
+        }
         for port in 0..ports {
             if port != 2 || world.dice.once_in(2) {
                 world.connect(port);
@@ -137,10 +144,12 @@ impl World {
             .queues(dice.of(&[1, 2, 8]))
             .queue_entries(32)
             .ana_transition(dice.of(&[1, 10]));
-        if plan.fenced || dice.once_in(4) {
+        let quiesces = plan.fenced || dice.once_in(4);
+        if quiesces {
             config = config.quiesce_time(QUIESCE);
         }
-        if dice.once_in(2) {
+        let resets = dice.once_in(2);
+        if resets {
             config = config.cross_controller_resets(dice.of(&[1, 4]));
         }
         let mut namespaces = BTreeMap::new();
@@ -156,7 +165,7 @@ impl World {
         #[expect(clippy::expect_used, reason = "the configuration is a constant")]
         let target = builder.drive().expect("a good configuration");
         let used = namespaces.len() as u32;
-        Site { target, first, ports, namespaces, used }
+        Site { target, first, ports, namespaces, used, quiesces, resets }
     }
 
     /// Windows for removals.

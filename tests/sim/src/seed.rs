@@ -23,6 +23,10 @@ const LONGEST_WINDOW: u64 = 6 * SEC;
 /// Longest time that a request is parked while all paths are there: a queue may be on its way.
 const PARKED_WITH_PATHS: u64 = 3 * SEC / 2;
 
+/// A channel looks at a queue with nothing in flight once in so many polls, where no descriptor tells it
+/// to.
+const IDLE_ROUNDS: u32 = 64;
+
 /// Longest time that the shutdown of a host takes, with peers that do not answer.
 const SHUTDOWN: u64 = 30 * SEC;
 
@@ -186,6 +190,7 @@ impl World {
                 }
                 first = false;
             }
+            self.poll_idle_queues()?;
             self.run_for(SEC / 4)?;
             let missing = self.missing();
             if missing.is_none() && self.load.under_way.is_empty() {
@@ -207,6 +212,19 @@ impl World {
         }
     }
 
+    /// Polls the channels as often as it takes for a queue without a descriptor and with nothing in
+    /// flight to be looked at. A connection may have broken before the peace, and its end may only be
+    /// learnt of now: until then a path counts as usable that is not, and what is submitted next
+    /// finds that out, is parked, and meets the limits of parking.
+    fn poll_idle_queues(&mut self) -> Result<(), Violation> {
+        for _ in 0..IDLE_ROUNDS {
+            let now = self.now();
+            self.lanes.iter_mut().for_each(|lane| lane.due = now);
+            self.turn(now)?;
+        }
+        Ok(())
+    }
+
     /// Connects to ports of which no controller is left.
     fn reconnect(&mut self) {
         let Some(host) = &self.host else { return };
@@ -225,6 +243,9 @@ impl World {
     fn missing(&self) -> Option<String> {
         let host = self.host.as_ref()?;
         let heads = host.heads();
+        if let Some(link) = self.net.lock().unnoticed() {
+            return Some(format!("connection {link} has ended, and the host keeps it"));
+        }
         for site in &self.sites {
             for (nsid, (wanted, _)) in &site.namespaces {
                 let head = heads.iter().find(|h| identity(h) == *wanted);

@@ -33,6 +33,10 @@ pub struct Site {
     pub namespaces: BTreeMap<u32, (u64, bool)>,
     /// Namespace identifiers used so far.
     pub used: u32,
+    /// It reports a time in which a controller that has lost its host stops (CQT).
+    pub quiesces: bool,
+    /// It takes resets of one controller by another.
+    pub resets: bool,
 }
 
 /// What a seed decides once.
