@@ -12,7 +12,6 @@ fn broken() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
 }
 
-
 impl Inner {
     /// Reads what has arrived.
     ///

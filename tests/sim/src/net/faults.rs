@@ -52,7 +52,6 @@ impl Inner {
         }
     }
 
-
     /// A connection that the target has ended, or the network, and that the host has not let go of.
     #[must_use]
     pub fn unnoticed(&self) -> Option<usize> {

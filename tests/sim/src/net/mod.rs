@@ -4,7 +4,6 @@
 //! other and one does not overtake itself. Nothing is lost on a connection that lives; what is on the
 //! way when it dies is lost, or, where the seed allows it, comes late.
 
-
 mod ends;
 mod faults;
 mod link;
