@@ -15,6 +15,9 @@ use crate::stream::Stream;
 /// Slices in one write: 31 commands with data, or any number without.
 const SLICES: usize = 64;
 
+/// Slices for one command, or for commands without data.
+const FEW_SLICES: usize = 3;
+
 /// Reads in one poll.
 const READ_BUDGET: usize = 64;
 
@@ -65,10 +68,12 @@ impl<S: Stream> TcpQueue<S> {
             return;
         }
         while self.conn.has_output() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let used = self.conn.gather(&mut slices);
-            let Some(slices) = slices.get(..used).filter(|s| !s.is_empty()) else { return };
-            match self.stream.write(slices) {
+            let written = match self.conn.is_brief() {
+                true => self.write::<FEW_SLICES>(),
+                false => self.write::<SLICES>(),
+            };
+            let Some(written) = written else { return };
+            match written {
                 Ok(0) => {
                     self.write_error = Some(io::ErrorKind::WriteZero.into());
                     return;
@@ -85,6 +90,14 @@ impl<S: Stream> TcpQueue<S> {
                 }
             }
         }
+    }
+
+    /// Sends once, from at most `N` slices; `None` if there is nothing.
+    fn write<const N: usize>(&mut self) -> Option<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); N];
+        let used = self.conn.gather(&mut slices);
+        let slices = slices.get(..used).filter(|s| !s.is_empty())?;
+        Some(self.stream.write(slices))
     }
 
     /// Receives until the stream is empty or the budget is used up.

@@ -15,6 +15,7 @@
 mod check;
 mod digest;
 mod error;
+mod quick;
 mod receive;
 mod rx;
 mod slots;
@@ -31,7 +32,8 @@ use zerocopy::IntoBytes;
 
 use check::Agreed;
 pub use error::ProtocolError;
-use rx::Rx;
+use quick::Usual;
+use rx::{Expect, Rx};
 use slots::{Phase, Slots};
 use tx::Tx;
 
@@ -91,6 +93,7 @@ pub struct Connection {
     deadline: Instant,
     asked: DigestFlags,
     agreed: Agreed,
+    usual: Usual,
     max_r2t: u16,
     admin: bool,
     in_capsule_data: u32,
@@ -128,6 +131,7 @@ impl Connection {
                 receive_align: check::alignment(hpda),
                 max_h2c_data: MAXH2CDATA_MIN,
             },
+            usual: Usual::default(),
             max_r2t,
             admin: config.admin,
             in_capsule_data: 0,
@@ -206,9 +210,13 @@ impl Connection {
         };
         let in_capsule = matches!(data, Data::Write(_)) && len > 0 && len <= limit;
         tx::set_data_pointer(&mut sqe, len, in_capsule);
-        if let Some(index) = self.slots.take(sqe, data, tag, len) {
-            self.slots.get_mut(index).in_capsule = in_capsule;
-            self.slots.queue_send(index);
+        if let Some(index) = self.slots.take(data, tag, len) {
+            let slot = self.slots.get_mut(index);
+            slot.in_capsule = in_capsule;
+            if !self.tx.try_stage(&mut self.slots, index, sqe, &self.agreed) {
+                self.slots.get_mut(index).sqe = sqe;
+                self.slots.queue_send(index);
+            }
         }
         Ok(())
     }
@@ -217,6 +225,12 @@ impl Connection {
     #[must_use]
     pub fn has_output(&self) -> bool {
         !self.tx.is_empty() || self.slots.has_sends()
+    }
+
+    /// Whether 3 slices are enough for [`Connection::gather`] to show everything that is to be sent.
+    #[must_use]
+    pub fn is_brief(&self) -> bool {
+        self.tx.is_short() && !self.slots.has_sends()
     }
 
     /// Shows what is to be sent next, front first; returns how many slices of `out` were filled.
@@ -272,7 +286,7 @@ impl Connection {
             return Ok(());
         }
         self.rx.filled(n, &self.slots);
-        while self.step(sink)? {}
+        while (self.rx.expect == Expect::Header && self.quick(sink)) || self.step(sink)? {}
         self.rx.compact();
         Ok(())
     }
@@ -302,7 +316,7 @@ impl Connection {
         for index in 0..self.slots.capacity() as u16 {
             let slot = self.slots.get(index);
             if slot.phase != Phase::Free {
-                let cqe = Cqe::new(slot.sqe.cid.get(), Status::ABORTED_BY_HOST, 0);
+                let cqe = Cqe::new(slot.cid, Status::ABORTED_BY_HOST, 0);
                 complete(&mut self.slots, index, cqe, sink);
             }
         }

@@ -7,6 +7,7 @@ use nvme_core::spec::{Cqe, Status};
 use nvme_core::transport::{Data, Sink};
 use zerocopy::FromBytes;
 
+use super::quick::Usual;
 use super::rx::{Expect, Payload};
 use super::slots::{Grant, Phase};
 use super::{Connection, ProtocolError, State, check, complete};
@@ -99,6 +100,7 @@ impl Connection {
             }
             PduType::IC_RESP => {
                 self.agreed = check::ic_resp(unit, self.asked, self.agreed.receive_align)?;
+                self.usual = Usual::of(&self.agreed);
                 self.state = State::Ready;
             }
             PduType::C2H_TERM_REQ => {
@@ -199,7 +201,7 @@ impl Connection {
         if payload.success {
             let slot = self.slots.get(payload.slot);
             let status = if slot.damaged { Status::DATA_TRANSFER_ERROR } else { Status::SUCCESS };
-            let cqe = Cqe::new(slot.sqe.cid.get(), status, 0);
+            let cqe = Cqe::new(slot.cid, status, 0);
             complete(&mut self.slots, payload.slot, cqe, sink);
         }
     }

@@ -104,6 +104,12 @@ impl Rx {
         self.pos = (self.pos + n).min(self.have);
     }
 
+    /// Marks a PDU of `n` bytes as done whose data has been taken, `len` bytes.
+    pub(crate) fn took(&mut self, n: usize, len: u32) {
+        self.last_len = len;
+        self.consume(n);
+    }
+
     /// Moves the incomplete rest to the front.
     pub(crate) fn compact(&mut self) {
         if self.pos > 0 {

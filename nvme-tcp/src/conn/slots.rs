@@ -34,9 +34,10 @@ pub(crate) struct Grant {
 /// One command.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) sqe: Sqe,
     pub(crate) data: Data,
     pub(crate) tag: Tag,
+    /// The command's identifier on the wire.
+    pub(crate) cid: u16,
     pub(crate) phase: Phase,
     /// The data goes in the command capsule.
     pub(crate) in_capsule: bool,
@@ -58,9 +59,10 @@ pub(crate) struct Slot {
     pub(crate) tx_begin: u64,
     /// Stream position after its last staged byte.
     pub(crate) tx_end: u64,
+    /// The command, while it waits for its capsule to be staged.
+    pub(crate) sqe: Sqe,
     /// The answer, while draining.
     pub(crate) answer: Cqe,
-    generation: u16,
     next: u16,
     grant_first: u16,
     grants: u16,
@@ -84,9 +86,9 @@ impl Slots {
     pub(crate) fn new(capacity: u16, max_r2t: u16) -> Self {
         let slots = (0..capacity)
             .map(|i| Slot {
-                sqe: Sqe::default(),
                 data: Data::None,
                 tag: 0,
+                cid: i,
                 phase: Phase::Free,
                 in_capsule: false,
                 queued: false,
@@ -98,8 +100,8 @@ impl Slots {
                 written: 0,
                 tx_begin: 0,
                 tx_end: 0,
+                sqe: Sqe::default(),
                 answer: Cqe::default(),
-                generation: 0,
                 next: if i + 1 < capacity { i + 1 } else { NONE },
                 grant_first: 0,
                 grants: 0,
@@ -138,21 +140,17 @@ impl Slots {
     }
 
     /// Takes a free slot and gives its command a new identifier.
-    pub(crate) fn take(&mut self, mut sqe: Sqe, data: Data, tag: Tag, len: u32) -> Option<u16> {
-        if self.free == NONE {
-            return None;
-        }
+    pub(crate) fn take(&mut self, data: Data, tag: Tag, len: u32) -> Option<u16> {
         let index = self.free;
         let bits = self.index_bits;
-        let mask = generation_mask(bits);
-        let slot = &mut self.slots[usize::from(index)];
+        // The slots are fewer than `NONE`, which is the end of the free list.
+        let slot = self.slots.get_mut(usize::from(index))?;
         self.free = slot.next;
-        slot.generation = slot.generation.wrapping_add(1) & mask;
-        if cid(index, slot.generation, bits) == RESERVED_CID {
-            slot.generation = slot.generation.wrapping_add(1) & mask;
+        // The generation lies above the index, so that what overflows is what is too much of it.
+        slot.cid = next_cid(slot.cid, index, bits);
+        if slot.cid == RESERVED_CID {
+            slot.cid = next_cid(slot.cid, index, bits);
         }
-        sqe.cid = cid(index, slot.generation, bits).into();
-        slot.sqe = sqe;
         slot.data = data;
         slot.tag = tag;
         slot.phase = Phase::Submitted;
@@ -181,13 +179,25 @@ impl Slots {
         (slot.tag, std::mem::take(&mut slot.data))
     }
 
+    /// The slot that a command with this identifier would have, which need not exist.
+    pub(crate) const fn index(&self, cid: u16) -> u16 {
+        (cid as u32 & ((1 << self.index_bits) - 1)) as u16
+    }
+
+    /// The slot at `index` if the controller has its command, and `cid` names that.
+    #[inline]
+    pub(crate) fn active_mut(&mut self, cid: u16) -> Option<(u16, &mut Slot)> {
+        let index = self.index(cid);
+        let slot = self.slots.get_mut(usize::from(index))?;
+        (slot.cid == cid && slot.phase == Phase::Active).then_some((index, slot))
+    }
+
     /// The slot of the command that `cid` names, or why there is none.
     pub(crate) fn find(&self, cid: u16) -> Result<u16, &'static str> {
-        let index = (u32::from(cid) & ((1 << self.index_bits) - 1)) as u16;
-        let generation = if self.index_bits == u16::BITS { 0 } else { cid >> self.index_bits };
+        let index = self.index(cid);
         match self.slots.get(usize::from(index)) {
             None => Err("no such command can exist on this queue"),
-            Some(slot) if slot.generation != generation => {
+            Some(slot) if slot.cid != cid => {
                 Err("an identifier of another generation, long completed")
             }
             Some(slot) if matches!(slot.phase, Phase::Free | Phase::Draining) => {
@@ -201,7 +211,7 @@ impl Slots {
     pub(crate) fn command_id(&self, tag: Tag) -> Option<u16> {
         let unanswered = |slot: &&Slot| matches!(slot.phase, Phase::Submitted | Phase::Active);
         let slot = self.slots.iter().filter(unanswered).find(|slot| slot.tag == tag)?;
-        Some(slot.sqe.cid.get())
+        Some(slot.cid)
     }
 
     /// Appends a slot to the send list, unless it is in it.
@@ -270,12 +280,14 @@ impl Slots {
     }
 }
 
-const fn generation_mask(index_bits: u32) -> u16 {
-    ((1u32 << (u16::BITS - index_bits)) - 1) as u16
-}
-
-fn cid(index: u16, generation: u16, index_bits: u32) -> u16 {
-    ((u32::from(generation) << index_bits) | u32::from(index)) as u16
+/// The identifier after `cid` of the slot at `index`: the index in the lower bits, above them a
+/// generation, which wraps around.
+const fn next_cid(cid: u16, index: u16, index_bits: u32) -> u16 {
+    match 1u16.checked_shl(index_bits) {
+        Some(step) => cid.wrapping_add(step),
+        // No bit is left for a generation.
+        None => index,
+    }
 }
 
 #[cfg(test)]
@@ -283,8 +295,8 @@ mod tests {
     use super::*;
 
     fn take(slots: &mut Slots) -> (u16, u16) {
-        let index = slots.take(Sqe::default(), Data::None, 0, 0).unwrap();
-        (index, slots.get(index).sqe.cid.get())
+        let index = slots.take(Data::None, 0, 0).unwrap();
+        (index, slots.get(index).cid)
     }
 
     #[test]
@@ -298,7 +310,7 @@ mod tests {
                 assert_eq!(slots.find(cid), Ok(index));
             }
             assert!(slots.is_full());
-            assert!(slots.take(Sqe::default(), Data::None, 0, 0).is_none());
+            assert!(slots.take(Data::None, 0, 0).is_none());
         }
     }
 

@@ -14,7 +14,10 @@ use zerocopy::IntoBytes;
 
 use super::check::Agreed;
 use super::digest::crc32c;
-use super::slots::{NONE, Phase, Slots};
+use super::slots::{NONE, Phase, Slot, Slots};
+
+/// Bytes of a command capsule without data and digest.
+const CAPSULE: usize = size_of::<CapsuleCmd>();
 
 /// PDUs staged at once.
 const MAX_PDUS: usize = 128;
@@ -26,11 +29,14 @@ const MAX_FRAME: usize = 128 + DIGEST_LEN;
 const STAGE: usize = MAX_PDUS * MAX_FRAME;
 
 /// One staged PDU: a frame in the staging buffer (header before the data, digest after it) and a
-/// range of a request's data between the two parts of the frame.
+/// range of a request's data between the two parts of the frame. Or several PDUs of one length
+/// without data, which lie one behind the other in the staging buffer.
 #[derive(Clone, Copy, Debug)]
 struct Pdu {
     at: u32,
-    head: u16,
+    head: u32,
+    /// Bytes of `head` that are one PDU's.
+    unit: u16,
     tail: u16,
     slot: u16,
     offset: u32,
@@ -93,18 +99,33 @@ impl Tx {
             room.copy_from_slice(part);
             self.stage_end += part.len();
         }
-        let head = (self.stage_end - at) as u16;
-        self.staged += u64::from(head);
-        self.pdus.push_back(Pdu { at: at as u32, head, tail: 0, slot: NONE, offset: 0, len: 0 });
+        self.append_plain(at, (self.stage_end - at) as u16);
+    }
+
+    /// Appends a PDU without data, of which `len` bytes have been put into the stage at `at`.
+    fn append_plain(&mut self, at: usize, len: u16) {
+        self.staged += u64::from(len);
+        if let Some(last) = self.pdus.back_mut()
+            && (last.len, last.unit) == (0, len)
+            && (last.at + last.head) as usize == at
+        {
+            last.head += u32::from(len);
+            return;
+        }
+        let (at, head) = (at as u32, u32::from(len));
+        self.pdus.push_back(Pdu { at, head, unit: len, tail: 0, slot: NONE, offset: 0, len: 0 });
     }
 
     /// Drops what has been staged, except for the PDU that has been sent in part.
     pub(crate) fn drop_unsent(&mut self) {
         self.pdus.truncate(usize::from(self.front_sent > 0));
         self.staged = self.sent;
-        if let Some(pdu) = self.pdus.front() {
+        if let Some(pdu) = self.pdus.front_mut() {
+            if pdu.len == 0 {
+                pdu.head = (self.front_sent as u32).next_multiple_of(u32::from(pdu.unit));
+            }
             self.staged += (pdu.total() - self.front_sent) as u64;
-            self.stage_end = pdu.at as usize + usize::from(pdu.head) + usize::from(pdu.tail);
+            self.stage_end = (pdu.at + pdu.head) as usize + usize::from(pdu.tail);
         } else {
             self.stage_end = 0;
         }
@@ -123,30 +144,70 @@ impl Tx {
         while self.has_room() {
             let Some(index) = slots.next_send() else { break };
             match slots.get(index).phase {
-                Phase::Submitted => self.stage_capsule(slots, index, agreed),
+                Phase::Submitted => {
+                    let sqe = slots.get(index).sqe;
+                    self.stage_capsule(slots.get_mut(index), index, sqe, agreed);
+                }
                 Phase::Active => self.stage_data(slots, index, agreed),
                 Phase::Free | Phase::Draining => {}
             }
         }
     }
 
+    /// Stages a command at once if nothing waits before it; otherwise that is left to
+    /// [`Tx::stage`].
+    #[inline]
+    pub(crate) fn try_stage(
+        &mut self,
+        slots: &mut Slots,
+        index: u16,
+        sqe: Sqe,
+        agreed: &Agreed,
+    ) -> bool {
+        if slots.has_sends() || !self.has_room() {
+            return false;
+        }
+        self.stage_capsule(slots.get_mut(index), index, sqe, agreed);
+        true
+    }
+
     /// A command capsule, with its data where that goes inside (TCP 1.1 §3.6.2.6).
-    fn stage_capsule(&mut self, slots: &mut Slots, index: u16, agreed: &Agreed) {
-        let slot = slots.get_mut(index);
-        let mut capsule =
-            CapsuleCmd { header: CommonHeader::new(PduType::CAPSULE_CMD), sqe: slot.sqe };
-        let data = if slot.in_capsule { 0..slot.len } else { 0..0 };
-        let begin = self.staged;
-        let frame = Frame::new(&mut capsule.header, data.clone(), PduFlags::empty(), agreed);
-        self.push(index, capsule.as_bytes(), frame, &slot.data, data, agreed);
+    #[inline]
+    fn stage_capsule(&mut self, slot: &mut Slot, index: u16, sqe: Sqe, agreed: &Agreed) {
+        let mut capsule = CapsuleCmd { header: CommonHeader::new(PduType::CAPSULE_CMD), sqe };
+        capsule.sqe.cid = slot.cid.into();
         slot.phase = Phase::Active;
-        slot.tx_begin = begin;
-        slot.tx_end = self.staged;
+        slot.tx_begin = self.staged;
         if slot.in_capsule {
             // Nothing is left that an R2T could ask for.
             slot.written = slot.len;
             slot.requested = slot.len;
+            let data = 0..slot.len;
+            let frame = Frame::new(&mut capsule.header, data.clone(), PduFlags::empty(), agreed);
+            self.push(index, capsule.as_bytes(), frame, &slot.data, data, agreed);
+        } else {
+            self.push_bare(capsule, agreed);
         }
+        slot.tx_end = self.staged;
+    }
+
+    /// A command capsule without data.
+    #[inline]
+    fn push_bare(&mut self, mut capsule: CapsuleCmd, agreed: &Agreed) {
+        let at = self.stage_end;
+        let len = CAPSULE + agreed.header_digest_len();
+        if agreed.header_digest {
+            capsule.header.flags |= PduFlags::HDGSTF;
+            capsule.header.plen = (len as u32).into();
+        }
+        let room = &mut self.stage[at..at + CAPSULE + DIGEST_LEN];
+        let (room, digest) = room.split_at_mut(CAPSULE);
+        room.copy_from_slice(capsule.as_bytes());
+        if agreed.header_digest {
+            digest.copy_from_slice(&crc32c(room).to_le_bytes());
+        }
+        self.stage_end = at + len;
+        self.append_plain(at, len as u16);
     }
 
     /// The next H2CData PDU of a command's oldest R2T (TCP 1.1 §3.6.2.8).
@@ -159,7 +220,7 @@ impl Tx {
         let last = grant.left == 0;
         let more = !last || slots.pop_grant(index);
         let slot = slots.get_mut(index);
-        let mut header = DataHeader::h2c(slot.sqe.cid.get(), ttag, offset, len);
+        let mut header = DataHeader::h2c(slot.cid, ttag, offset, len);
         let flags = if last { PduFlags::LAST_PDU } else { PduFlags::empty() };
         let data = offset..offset + len;
         let frame = Frame::new(&mut header.header, data.clone(), flags, agreed);
@@ -187,19 +248,24 @@ impl Tx {
         let (room, digest_room) = room.split_at_mut(head);
         let (room, padding) = room.split_at_mut(header.len());
         room.copy_from_slice(header);
-        padding.fill(0);
+        if !padding.is_empty() {
+            padding.fill(0);
+        }
         if agreed.header_digest
             && let Some(digest) = padding.first_chunk_mut()
         {
             *digest = crc32c(header).to_le_bytes();
         }
-        if let Some(digest) = digest_room.first_chunk_mut() {
+        if agreed.data_digest
+            && let Some(digest) = digest_room.first_chunk_mut()
+        {
             *digest = crc32c(part(data, &range)).to_le_bytes();
         }
         let len = range.end - range.start;
         let pdu = Pdu {
             at: at as u32,
-            head: frame.head,
+            head: u32::from(frame.head),
+            unit: frame.head,
             tail: frame.tail,
             slot: index,
             offset: range.start,
@@ -210,13 +276,18 @@ impl Tx {
         self.pdus.push_back(pdu);
     }
 
+    /// Whether [`Tx::gather`] needs no more than 3 slices.
+    pub(crate) fn is_short(&self) -> bool {
+        self.pdus.len() <= 1
+    }
+
     /// Puts what is to be sent into `out`, front first; the number of slices filled.
     pub(crate) fn gather<'a>(&'a self, slots: &'a Slots, out: &mut [IoSlice<'a>]) -> usize {
         let mut list = List { stage: &self.stage, out, used: 0, run: 0..0 };
         let mut skip = self.front_sent;
         for pdu in &self.pdus {
             let at = pdu.at as usize;
-            let head = usize::from(pdu.head);
+            let head = pdu.head as usize;
             if pdu.len == 0 {
                 list.stage(at + skip.min(head)..at + head);
             } else {
