@@ -10,6 +10,7 @@ pub mod controller;
 pub mod identity;
 pub mod memory;
 pub mod nqn;
+pub mod quirk;
 pub mod spec;
 pub mod time;
 pub mod transport;

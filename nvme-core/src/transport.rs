@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::memory::{Memory, MemoryKind};
+use crate::quirk::{Hardware, Quirks};
 use crate::spec::{Cqe, Sqe};
 use crate::time::{Duration, Instant};
 
@@ -308,6 +309,19 @@ pub trait Association: Send {
 
     /// The largest data that one command can move, in bytes, if the transport has a limit.
     fn max_transfer(&self) -> Option<usize>;
+
+    /// What is known of the device behind the association, for
+    /// [`quirk::find`](crate::quirk::find).
+    fn hardware(&self) -> Hardware {
+        Hardware::default()
+    }
+
+    /// What the device must be spared: told before the admin queue is opened, as far as it follows
+    /// from [`hardware`](Self::hardware), and completely when Identify Controller has been read,
+    /// before any I/O queue is opened.
+    fn set_quirks(&mut self, quirks: Quirks) {
+        let _ = quirks;
+    }
 
     /// Memory for the controller's own use, which the device reaches until it has been stopped
     /// ([`Association::stopping`]) and which nobody else touches meanwhile. At most once per

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use nvme_core::nqn::{Nqn, Uuid};
+use nvme_core::quirk::QuirkRule;
 use nvme_core::time::{Clock, Duration};
 use nvme_core::transport::Transport;
 
@@ -49,6 +50,10 @@ pub struct HostOptions {
     /// the pin has been given back, or as the last thing that the thread does. A shared object that
     /// contains this library keeps itself loaded with it. Default: nothing.
     pub keep_alive: Option<Arc<dyn Fn(KeepFor) -> Keep + Send + Sync>>,
+    /// What is wrong with certain devices, beyond what this library knows, or is not, in spite of it:
+    /// [`ControllerInfo::quirks`](nvme_core::controller::ControllerInfo::quirks) tells what came of it.
+    /// For one device alone its URL says it (`quirks=no-sgl,-bogus-ids`). Default: nothing.
+    pub quirks: Vec<QuirkRule>,
     /// Who is told of each event as it happens; see [`Observer`]. Default: nobody.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -81,6 +86,7 @@ impl HostOptions {
             clock: Arc::new(MonotonicClock::new()),
             seed: u64::from_le_bytes(hostid.0[..8].try_into().unwrap_or_default()),
             keep_alive: None,
+            quirks: Vec::new(),
             observer: None,
         }
     }

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nvme_core::memory::{Memory, MemoryKind};
+use nvme_core::quirk::DeviceIds;
 
 use crate::dma::{DmaMapping, DmaMemory};
 use crate::url::Location;
@@ -58,6 +59,11 @@ pub trait Mmio: Send + Sync + fmt::Debug {
 pub trait Backend: Send + Sync + fmt::Debug {
     /// The address in normal form, such as `vfio://0000:01:00.0`, for messages.
     fn address(&self) -> &str;
+
+    /// What the function says that it is in its configuration space; `None` where that cannot be read.
+    fn device_ids(&self) -> Option<DeviceIds> {
+        None
+    }
 
     /// The registers.
     fn bar0(&self) -> &dyn Mmio;

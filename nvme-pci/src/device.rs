@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use nvme_core::quirk::Quirks;
 use nvme_core::spec::identify::IdentifyController;
 use nvme_core::spec::registers::{Cap, Cc, Csts, offset};
 use nvme_core::transport::TransportError;
@@ -19,13 +20,15 @@ use crate::cmb::Cmb;
 use crate::counters::Ledger;
 use crate::dma::PAGE;
 use crate::hmb::HostBuffer;
-use crate::options::{Notice, Options};
+use crate::options::{CmbUse, Notice, Options};
 use crate::pair::Pair;
 use crate::region::RegionMap;
 use crate::shadow::Shadow;
 
 /// OACS: Doorbell Buffer Config is supported (NVMe 2.1 §5.1.13.2.1).
 const DOORBELL_BUFFERS: u16 = 1 << 8;
+/// How long CSTS is left alone after CC.EN has been cleared, where that is needed.
+const READY_DELAY: Duration = Duration::from_millis(2300);
 /// How long a controller that could not be stopped is left alone before the next try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,10 @@ struct Facts {
     sgls: AtomicU32,
     /// Largest transfer in bytes; 0: not known, or no limit.
     max_transfer: AtomicU64,
+    /// OACS: doorbells in memory are supported.
+    doorbell_buffers: AtomicBool,
+    /// What the controller must be spared.
+    quirks: AtomicU32,
 }
 
 /// See the module's text.
@@ -73,6 +80,8 @@ pub(crate) struct Device {
     regions_changed: AtomicU64,
     /// Doorbells in memory, once the controller is known to be able to look there.
     shadow: OnceLock<Arc<Shadow>>,
+    /// The controller has yet to be told of them, by the admin queue.
+    shadow_untold: AtomicBool,
     /// The controller memory buffer, if it is to be used and there is one.
     cmb: OnceLock<Option<Cmb>>,
     /// The host memory buffer.
@@ -133,6 +142,7 @@ impl Device {
             regions: Mutex::default(),
             regions_changed: AtomicU64::new(0),
             shadow: OnceLock::new(),
+            shadow_untold: AtomicBool::new(false),
             cmb: OnceLock::new(),
             buffer: Mutex::default(),
             yard: Mutex::default(),
@@ -168,20 +178,38 @@ impl Device {
             mdts => 4096u64.checked_shl(mdts.into()).unwrap_or(0),
         };
         self.facts.max_transfer.store(limit, Ordering::Relaxed);
+        let able = id.oacs.get() & DOORBELL_BUFFERS != 0;
+        self.facts.doorbell_buffers.store(able, Ordering::Relaxed);
     }
 
-    /// The pages for doorbells in memory, made when `page`, Identify Controller, says that the
-    /// controller can look there, and the first time only.
-    pub fn new_shadow(&self, page: &[u8]) -> Option<Arc<Shadow>> {
-        let (id, _) = IdentifyController::ref_from_prefix(page).ok()?;
-        let able = id.oacs.get() & DOORBELL_BUFFERS != 0;
-        if !able || !self.options.shadow_doorbells || self.shadow.get().is_some() {
-            return None;
+    /// What the controller must be spared. Once it has been identified this is all of it, and
+    /// doorbells in memory are made if the controller can look there.
+    pub fn set_quirks(&self, quirks: Quirks) {
+        self.facts.quirks.store(quirks.bits(), Ordering::Relaxed);
+        let able = self.facts.doorbell_buffers.load(Ordering::Relaxed)
+            && self.options.shadow_doorbells
+            && !quirks.contains(Quirks::NO_SHADOW_DOORBELLS);
+        if !able || self.shadow.get().is_some() {
+            return;
         }
         // Without memory for them, registers do as well.
-        let memory = self.backend.alloc_dma(2 * PAGE, PAGE).ok().filter(|m| m.len() >= 2 * PAGE)?;
-        let shadow = Arc::new(Shadow::new(memory));
-        self.shadow.set(Arc::clone(&shadow)).ok().map(|()| shadow)
+        let memory = self.backend.alloc_dma(2 * PAGE, PAGE).ok();
+        if let Some(memory) = memory.filter(|m| m.len() >= 2 * PAGE)
+            && self.shadow.set(Arc::new(Shadow::new(memory))).is_ok()
+        {
+            self.shadow_untold.store(true, Ordering::Release);
+        }
+    }
+
+    fn must_be_spared(&self, quirk: Quirks) -> bool {
+        Quirks::from_bits_retain(self.facts.quirks.load(Ordering::Relaxed)).contains(quirk)
+    }
+
+    /// The doorbells in memory, if the controller has yet to be told of them: once.
+    pub fn untold_shadow(&self) -> Option<&Shadow> {
+        let untold = self.shadow_untold.load(Ordering::Relaxed)
+            && self.shadow_untold.swap(false, Ordering::AcqRel);
+        self.shadow.get().filter(|_| untold).map(|shadow| &**shadow)
     }
 
     /// The doorbells in memory, if there are any and queue `qid` has its own there.
@@ -191,7 +219,11 @@ impl Device {
 
     /// Sets the controller memory buffer up, if it is to be used. The controller must be disabled.
     pub fn open_cmb(&self) -> Result<(), TransportError> {
-        let cmb = match Cmb::open(self.backend(), self.cap, self.options.cmb) {
+        let wanted = match self.must_be_spared(Quirks::NO_CONTROLLER_MEMORY) {
+            true => CmbUse::Off,
+            false => self.options.cmb,
+        };
+        let cmb = match Cmb::open(self.backend(), self.cap, wanted) {
             Ok(cmb) => cmb,
             Err(BackendError::Unsupported { .. }) => None,
             Err(error) => {
@@ -213,7 +245,7 @@ impl Device {
     /// Whether I/O commands may use scatter gather lists that begin at a multiple of 4
     /// (NVMe 2.1 §5.1.13.2.1, SGLS).
     pub fn takes_sgl(&self) -> bool {
-        self.facts.sgls.load(Ordering::Relaxed) & 0x3 != 0
+        self.facts.sgls.load(Ordering::Relaxed) & 0x3 != 0 && !self.must_be_spared(Quirks::NO_SGL)
     }
 
     /// The largest transfer of one command in bytes.
@@ -231,7 +263,8 @@ impl Device {
             return Ok(None);
         }
         let mut known = self.interrupts.lock();
-        for vector in [qid, 0] {
+        let own = if self.must_be_spared(Quirks::ONE_INTERRUPT) { 0 } else { qid };
+        for vector in [own, 0] {
             if let Entry::Vacant(unknown) = known.entry(vector) {
                 let fd = self.backend.interrupt(vector).map_err(|e| self.connect_error(&e))?;
                 unknown.insert(fd.map(|fd| Interrupt { vector, fd: Arc::new(fd) }));
@@ -304,14 +337,14 @@ impl Device {
         if self.is_stopped() {
             return;
         }
-        if self.backend.is_prompt() {
+        if self.backend.is_prompt() && !self.must_be_spared(Quirks::READY_DELAY) {
             self.stop();
             return;
         }
         if self.ending.swap(true, Ordering::AcqRel) {
             return;
         }
-        {
+        if !self.must_be_spared(Quirks::READY_DELAY) {
             let _one_at_a_time = self.stopping.lock();
             if self.disable(Duration::ZERO) {
                 return self.finish_stop(true);
@@ -411,6 +444,9 @@ impl Device {
         }
         let cc = Cc(bar.read32(offset::CC));
         bar.write32(offset::CC, cc.with_en(0).with_shn(Cc::SHN_NONE).0);
+        if self.must_be_spared(Quirks::READY_DELAY) && cc.en() == 1 {
+            std::thread::sleep(READY_DELAY);
+        }
         let until = Instant::now() + limit;
         loop {
             let csts = Csts(bar.read32(offset::CSTS));

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use nvme_core::memory::Memory;
+use nvme_core::quirk::DeviceIds;
 use nvme_target::{HostMemory, Interrupts, PciDevice};
 use parking_lot::{Mutex, RwLock};
 use rustix::event::{EventfdFlags, eventfd};
@@ -163,6 +164,11 @@ impl Mmio for MemBackend {
 impl Backend for MemBackend {
     fn address(&self) -> &str {
         &self.address
+    }
+
+    fn device_ids(&self) -> Option<DeviceIds> {
+        let [vendor, device, subsystem_vendor, subsystem] = self.slot.device.ids();
+        Some(DeviceIds { vendor, device, subsystem_vendor, subsystem })
     }
 
     fn bar0(&self) -> &dyn Mmio {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nvme_core::quirk::QuirkChange;
+
 use crate::url::Location;
 
 /// How completions are noticed.
@@ -51,6 +53,9 @@ pub struct Options {
     /// Use of the controller memory buffer (`cmb`). What has no room there, or what the controller
     /// does not support, is in the machine's memory. Default off.
     pub cmb: CmbUse,
+    /// What is wrong with the device, or is not, whatever the library's table and the host's rules say
+    /// (`quirks`, such as `no-sgl,-bogus-ids`). Default nothing.
+    pub quirks: QuirkChange,
     /// How long a controller may take to become disabled, if it does not itself ask for less
     /// (CAP.TO), before its function is reset. Whoever stops a controller waits, be it the control
     /// plane. Default 2 s.
@@ -66,6 +71,7 @@ impl Default for Options {
             sgl_threshold: Some(32 << 10),
             shadow_doorbells: true,
             cmb: CmbUse::Off,
+            quirks: QuirkChange::default(),
             disable_limit: Duration::from_secs(2),
         }
     }
@@ -101,6 +107,9 @@ impl Options {
                             return Err(format!("parameter cmb={value:?}: {text}"));
                         }
                     };
+                }
+                "quirks" => {
+                    self.quirks = value.parse().map_err(|e| format!("parameter {key}: {e}"))?;
                 }
                 "shadow" => self.shadow_doorbells = switch(&key, &value)?,
                 "max_transfer" => {
@@ -159,5 +168,10 @@ mod tests {
         {
             assert!(parse(query).is_err(), "{query}");
         }
+        let error = parse("quirks=no-sgl,fast").unwrap_err();
+        assert!(
+            error.contains("parameter quirks") && error.contains("no quirk \"fast\""),
+            "{error}"
+        );
     }
 }

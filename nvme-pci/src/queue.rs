@@ -153,7 +153,7 @@ impl PciQueue {
             let command = pair.complete(&cqe)?;
             pair.cq.advance();
             if command.watch != Watch::No {
-                observe(&self.device, pair, &command, &cqe);
+                observe(&self.device, &command, &cqe);
                 if command.watch == Watch::Doorbells {
                     continue;
                 }
@@ -165,8 +165,18 @@ impl PciQueue {
         Ok(())
     }
 
-    fn check_health(&mut self, now: Instant) {
-        if self.qid == 0 && now >= self.health_at {
+    /// What the admin queue does beside its commands.
+    fn look_after(&mut self, now: Instant) {
+        if self.qid != 0 {
+            return;
+        }
+        if let Some(config) = self.device.untold_shadow().and_then(Shadow::command)
+            && let Some(pair) = &mut self.pair
+        {
+            // Without room now, registers do as well.
+            let _ = pair.submit_own(config);
+        }
+        if now >= self.health_at {
             self.health_at = now + HEALTH_INTERVAL;
             if let Some(trouble) = self.device.trouble() {
                 self.device.fail(trouble);
@@ -209,18 +219,13 @@ fn create(pair: &Pair, qid: u16, vector: Option<u16>) -> Option<QueueSetup> {
 
 /// What the end of an admin command tells the driver itself.
 #[cold]
-fn observe(device: &Device, pair: &mut Pair, command: &InFlight, cqe: &Cqe) {
+fn observe(device: &Device, command: &InFlight, cqe: &Cqe) {
     if !cqe.status().is_success() {
         return;
     }
     match (command.watch, &command.data) {
         (Watch::Identify, Data::Read(page)) => {
             device.identified(page.as_slice());
-            let shadow = device.new_shadow(page.as_slice());
-            if let Some(config) = shadow.and_then(|shadow| shadow.command()) {
-                // Without room now, registers do as well.
-                let _ = pair.submit_own(config);
-            }
         }
         (Watch::Doorbells, _) => {
             if let Some(shadow) = device.shadow(1) {
@@ -266,7 +271,7 @@ impl Queue for PciQueue {
             self.device.fail(TransportError::Protocol { address, reason: reason.into() });
             return self.end(sink);
         }
-        self.check_health(now);
+        self.look_after(now);
         if self.device.is_dead() {
             return self.end(sink);
         }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use nvme_core::memory::{Memory, MemoryKind};
+use nvme_core::quirk::{Hardware, Quirks};
 use nvme_core::spec::registers::offset;
 use nvme_core::time::Instant;
 use nvme_core::transport::{
@@ -27,7 +28,7 @@ const ADMIN_ENTRIES_MAX: u16 = 4096;
 /// NVMe over PCIe, for URLs `SCHEME://DEVICE[?parameters]`, where the scheme is that of an [`Open`].
 ///
 /// Parameters, apart from those of the backend: `poll=1` or `irq=1` ([`Notice`](crate::Notice)),
-/// `max_transfer`, `bounce` and `sgl` in bytes, `shadow` and `cmb` ([`Options`]).
+/// `max_transfer`, `bounce` and `sgl` in bytes, `shadow`, `cmb` and `quirks` ([`Options`]).
 ///
 /// A controller that is lost is disabled, or reset, before its buffers are given back; this takes as
 /// long as the controller does, two seconds at most and a reset after that. It happens in
@@ -217,6 +218,15 @@ impl Association for PciAssociation {
 
     fn max_transfer(&self) -> Option<usize> {
         Some(self.device.options().max_transfer)
+    }
+
+    fn hardware(&self) -> Hardware {
+        let (ids, quirks) = (self.device.backend().device_ids(), self.device.options().quirks);
+        Hardware { ids, quirks }
+    }
+
+    fn set_quirks(&mut self, quirks: Quirks) {
+        self.device.set_quirks(quirks);
     }
 
     fn host_memory(

@@ -7,6 +7,7 @@ use super::abort::AbortOutcome;
 use crate::ana::AnaSnapshot;
 use crate::controller::{ControllerInstance, CrossReset, PowerState, State};
 use crate::nqn::Nqn;
+use crate::quirk::{DeviceIds, Quirks};
 use crate::spec::{Cqe, Sqe, Status};
 use crate::time::{Duration, Instant};
 use crate::transport::{Data, HostMemoryRequest, QueueParams, Tag, TransportError};
@@ -66,6 +67,10 @@ pub enum Action {
         /// The value.
         value: u64,
     },
+    /// Tell the association what the device must be spared
+    /// ([`Association::set_quirks`](crate::transport::Association::set_quirks)): before the admin
+    /// queue is opened, and once more before I/O queues are. Memory-based transports only.
+    Quirks(Quirks),
     /// Get memory for the controller's own use
     /// ([`Association::host_memory`](crate::transport::Association::host_memory)), and pass what
     /// comes of it to [`host_memory`](super::Controller::host_memory).
@@ -376,6 +381,10 @@ pub struct ControllerInfo {
     pub cross_resets: u8,
     /// Any command counts as a sign of life (`CTRATT.TBKAS`).
     pub traffic_based_keep_alive: bool,
+    /// What the bus says that it is; `None` over fabrics.
+    pub device: Option<DeviceIds>,
+    /// What is known to be wrong with it, and is done without. Other fields tell what remains.
+    pub quirks: Quirks,
 }
 
 /// One namespace as one controller reports it.

@@ -10,6 +10,7 @@ use super::admin::Purpose;
 use super::link::{Limit, Link};
 use super::machine::{Controller, Phase};
 use crate::buffer::Buffer;
+use crate::quirk::{Hardware, Quirks};
 use crate::spec::Cqe;
 use crate::spec::Sqe;
 use crate::spec::fabrics::{
@@ -22,6 +23,9 @@ use zerocopy::IntoBytes;
 
 /// How often `CSTS` is read while a state of the controller is awaited.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long `CSTS` is left alone after `CC.EN` has been cleared, where that is needed
+/// ([`Quirks::READY_DELAY`]). Drives are known to want 2 s; Linux gives them this.
+const READY_DELAY: Duration = Duration::from_millis(2300);
 /// Unit of `CAP.TO` and `CRTO.CRWMT`.
 const READY_UNIT: Duration = Duration::from_millis(500);
 
@@ -88,13 +92,23 @@ impl Controller {
     }
 
     /// [`Action::Associate`] was carried out: there is an association of this kind, whose transport
-    /// moves at most `max_transfer` bytes with one command.
-    pub fn associated(&mut self, now: Instant, kind: TransportKind, max_transfer: Option<usize>) {
+    /// moves at most `max_transfer` bytes with one command, and knows so much of the device.
+    pub fn associated(
+        &mut self,
+        now: Instant,
+        kind: TransportKind,
+        max_transfer: Option<usize>,
+        hardware: Hardware,
+    ) {
         if !self.at(Step::Associate) {
             return;
         }
         self.link.kind = kind;
         self.link.transport_max = max_transfer;
+        self.link.hardware = hardware;
+        if !self.learn_quirks(now, None) {
+            return;
+        }
         match kind {
             TransportKind::Fabrics => self.open_admin_queue(now),
             TransportKind::Memory => self.read_in(now, Step::Capabilities, property::CAP, 8),
@@ -228,7 +242,10 @@ impl Controller {
 
     pub(super) fn step_written(&mut self, now: Instant, step: Step) {
         match step {
-            Step::Disable => self.await_status(now, Step::AwaitNotReady),
+            Step::Disable => {
+                let delayed = self.link.quirks.contains(Quirks::READY_DELAY);
+                self.await_status_after(now, Step::AwaitNotReady, delayed.then_some(READY_DELAY));
+            }
             Step::Enable => self.await_status(now, Step::AwaitReady),
             _ => {}
         }
@@ -274,13 +291,21 @@ impl Controller {
     }
 
     fn await_status(&mut self, now: Instant, step: Step) {
+        self.await_status_after(now, step, None);
+    }
+
+    /// `delay`: how long `CSTS` must not be read.
+    fn await_status_after(&mut self, now: Instant, step: Step, delay: Option<Duration>) {
         self.enter(step);
         let what = match step {
             Step::AwaitNotReady => "becoming disabled (CSTS.RDY = 0)",
             _ => "becoming ready (CSTS.RDY = 1)",
         };
-        self.limit(now, what, self.ready_limit());
-        self.read_register(now, property::CSTS, 4);
+        self.limit(now, what, self.ready_limit() + delay.unwrap_or_default());
+        match delay {
+            Some(delay) => self.link.poll_at = Some(now + delay),
+            None => self.read_register(now, property::CSTS, 4),
+        }
     }
 
     fn status_read(&mut self, now: Instant, step: Step, value: u32) {

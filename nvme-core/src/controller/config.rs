@@ -1,6 +1,7 @@
 //! What a controller is told before it starts.
 
 use crate::nqn::{Nqn, Uuid};
+use crate::quirk::QuirkRule;
 use crate::time::Duration;
 
 /// The settings of one controller. Defaults are Linux's where it has one.
@@ -46,6 +47,8 @@ pub struct ControllerConfig {
     pub apst_latency: Duration,
     /// The largest host memory buffer, in bytes; 0: none. Default 64 MiB.
     pub host_memory: u64,
+    /// What the program knows to be wrong with devices, beyond this library's own table. Default: none.
+    pub quirks: Vec<QuirkRule>,
     /// Seed of the jitter, so that a simulation can repeat it.
     pub seed: u64,
 }
@@ -72,6 +75,7 @@ impl ControllerConfig {
             connect_timeout: Duration::from_secs(10),
             apst_latency: Duration::ZERO,
             host_memory: 64 << 20,
+            quirks: Vec::new(),
             seed: 0,
         }
     }

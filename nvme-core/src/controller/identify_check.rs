@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::action::{ControllerEvent, ControllerInfo};
+use super::action::{Action, ControllerEvent, ControllerInfo};
 use super::admin::Purpose;
 use super::bringup::Step;
 use super::config::ControllerConfig;
@@ -12,10 +12,11 @@ use super::machine::Controller;
 use super::power::{self, PowerState};
 use crate::buffer::Buffer;
 use crate::nqn::Nqn;
+use crate::quirk::{self, Identity, Quirks};
 use crate::spec::feature::{HostBehavior, NumberOfQueues, fid};
 use crate::spec::identify::{
     ControllerAttributes, ControllerType, IDENTIFY_LEN, IdentifyController, MultiPathCapabilities,
-    cns,
+    OptionalCommands, cns,
 };
 use crate::spec::registers::{Cap, Version};
 use crate::spec::{Cqe, Sqe, Status};
@@ -25,6 +26,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// Most bytes of write data that go inside a command capsule, whatever the controller offers.
 const MOST_IN_CAPSULE: u64 = 64 * 1024;
+
+/// Most bytes of a transfer where larger ones do not work ([`Quirks::SMALL_TRANSFERS`]).
+const SMALL_TRANSFER: usize = 128 << 10;
 
 /// What Identify Controller said, checked.
 #[derive(Clone, Debug)]
@@ -81,6 +85,7 @@ pub(super) struct Known<'a> {
     pub(super) transport_max: Option<usize>,
     pub(super) cap: Cap,
     pub(super) cntlid: u16,
+    pub(super) quirks: Quirks,
 }
 
 /// Checks the 4096 bytes.
@@ -101,7 +106,8 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         _ => 0,
     };
     let mdts = id.max_transfer(known.cap.min_page_size()).and_then(|max| usize::try_from(max).ok());
-    let max_transfer = [mdts, known.transport_max].into_iter().flatten().min();
+    let small = known.quirks.contains(Quirks::SMALL_TRANSFERS).then_some(SMALL_TRANSFER);
+    let max_transfer = [mdts, known.transport_max, small].into_iter().flatten().min();
     let mut retry_delays = [Duration::ZERO; 3];
     for (delay, crd) in retry_delays.iter_mut().zip(1..) {
         *delay = Duration::from_millis(id.retry_delay_ms(crd).into());
@@ -111,9 +117,14 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         // One entry of a queue always stays free.
         most => u32::from(most) + 1,
     };
+    let most_entries = match known.quirks.contains(Quirks::ONE_COMMAND) {
+        true => 2,
+        false => most_entries,
+    };
     let entries = u32::from(config.io_entries).min(known.cap.max_queue_entries()).min(most_entries);
+    let lacks = |quirk| known.quirks.contains(quirk);
     Ok(Identified {
-        subnqn: subsystem(id, config)?,
+        subnqn: subsystem(id, config, lacks(Quirks::BOGUS_NQN))?,
         serial: id.serial(),
         model: id.model(),
         firmware: id.firmware(),
@@ -127,7 +138,10 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         most_namespaces: if id.mnan.get() == 0 { id.nn.get() } else { id.mnan.get() },
         log_offsets: id.lpa & 1 << 2 != 0,
         volatile_write_cache: id.has_volatile_write_cache(),
-        oncs: id.oncs.get(),
+        oncs: match lacks(Quirks::NO_WRITE_ZEROES) {
+            true => id.oncs.get() & !OptionalCommands::WRITE_ZEROES.bits(),
+            false => id.oncs.get(),
+        },
         events: id.oaes.get(),
         abort_limit: id.acl,
         retry_delays,
@@ -146,8 +160,11 @@ pub(super) fn check(bytes: &[u8], known: &Known<'_>) -> Result<Identified, Strin
         shutdown: Duration::from_micros(id.rtd3e.get().into()),
         subsystem_reset: !fabrics && known.cap.nssrs() == 1,
         power_states: power::states(id),
-        apst: id.apsta & 1 != 0,
-        host_memory: if fabrics { None } else { host_memory::wanted(id, config.host_memory) },
+        apst: id.apsta & 1 != 0 && !lacks(Quirks::NO_APST),
+        host_memory: match fabrics || lacks(Quirks::NO_HOST_MEMORY) {
+            true => None,
+            false => host_memory::wanted(id, config.host_memory),
+        },
         highest_nsid: id.nn.get(),
         in_capsule,
         discovery,
@@ -191,9 +208,16 @@ fn check_fabrics(
 }
 
 /// The subsystem's name: what the controller says, if that can be; for a controller before NVMe
-/// 1.2.1 one made from its names, as the specification tells (`NVMe 2.1 §4.7`, last form).
-fn subsystem(id: &IdentifyController, config: &ControllerConfig) -> Result<Nqn, String> {
-    match (id.subsystem_nqn(), &config.subnqn) {
+/// 1.2.1, or one whose name is `bogus`, one made from its names, as the specification tells
+/// (`NVMe 2.1 §4.7`, last form).
+fn subsystem(
+    id: &IdentifyController,
+    config: &ControllerConfig,
+    bogus: bool,
+) -> Result<Nqn, String> {
+    let said =
+        id.subsystem_nqn().map_err(drop).and_then(|nqn| if bogus { Err(()) } else { Ok(nqn) });
+    match (said, &config.subnqn) {
         (Ok(said), Some(asked)) if said != *asked && !config.is_discovery() => {
             Err(format!("SUBNQN is {said}, Connect went to {asked}"))
         }
@@ -227,6 +251,15 @@ impl Controller {
         if !self.at(Step::Identify) {
             return;
         }
+        if let Ok(buffer) = &answer
+            && let Ok((id, _)) = IdentifyController::ref_from_prefix(buffer.as_slice())
+        {
+            let (model, firmware) = (id.model(), id.firmware());
+            let (vendor, model, firmware) = (id.vid.get(), model.as_str(), firmware.as_str());
+            if !self.learn_quirks(now, Some(Identity { vendor, model, firmware })) {
+                return;
+            }
+        }
         let checked = match answer {
             Ok(buffer) => check(
                 buffer.as_slice(),
@@ -236,6 +269,7 @@ impl Controller {
                     transport_max: self.link.transport_max,
                     cap: self.link.cap,
                     cntlid: self.link.cntlid,
+                    quirks: self.link.quirks,
                 },
             )
             .map_err(|reason| self.invalid("Identify Controller", reason)),
@@ -260,6 +294,27 @@ impl Controller {
         let sqe = Sqe::set_features(fid::HOST_BEHAVIOR, false, 0, 0);
         let data = HostBehavior::with_command_retry().as_bytes().to_vec();
         self.send(now, sqe, Data::Write(Buffer::from(data)), Purpose::HostBehavior);
+    }
+
+    /// Looks up what is wrong with the device, as far as it is known, and tells the transport. Whether
+    /// the controller can be used; if not, it has been refused.
+    pub(super) fn learn_quirks(&mut self, now: Instant, identity: Option<Identity<'_>>) -> bool {
+        let quirks = quirk::find(&self.link.hardware, identity, &self.config.quirks);
+        self.link.quirks = quirks;
+        let unusable = quirks.unusable();
+        if !unusable.is_empty() {
+            let reason = match self.link.hardware.ids {
+                Some(ids) => format!("{ids} needs what this library cannot do: {unusable}"),
+                None => format!("it needs what this library cannot do: {unusable}"),
+            };
+            let error = self.invalid("device", reason);
+            self.refuse(now, error);
+            return false;
+        }
+        if self.link.kind == TransportKind::Memory {
+            self.actions.push_back(Action::Quirks(quirks));
+        }
+        true
     }
 
     /// The answer is of no interest: without it the controller only does not use retry delays.
@@ -294,7 +349,10 @@ impl Controller {
     fn queues_known(&mut self, now: Instant, io_queues: u16) {
         let version = self.link.version;
         let Some(id) = &self.link.identified else { return };
-        let info = Arc::new(info(id, version, io_queues));
+        let mut info = info(id, version, io_queues);
+        info.device = self.link.hardware.ids;
+        info.quirks = self.link.quirks;
+        let info = Arc::new(info);
         let events = id.events;
         self.info = Some(info.clone());
         self.emit(ControllerEvent::Identified(info));
@@ -346,5 +404,7 @@ fn info(id: &Identified, version: Version, io_queues: u16) -> ControllerInfo {
         instance: id.instance,
         cross_resets: id.cross_resets,
         traffic_based_keep_alive: id.traffic_based_keep_alive,
+        device: None,
+        quirks: Quirks::empty(),
     }
 }

@@ -7,6 +7,7 @@ use super::admin::Purpose;
 use super::bringup::Step;
 use super::machine::{Controller, Phase};
 use crate::buffer::Buffer;
+use crate::quirk::Quirks;
 use crate::spec::fabrics::{ConnectAttributes, ConnectData};
 use crate::spec::{Sqe, Status};
 use crate::time::{Duration, Instant, earlier};
@@ -22,6 +23,9 @@ const REUSE_PAUSE: Duration = Duration::from_millis(100);
 /// without that queue. What is wrong with a connection is over with the next one; what is wrong with a
 /// queue comes again each time.
 const OPEN_TRIES: u32 = 5;
+
+/// `QPRIO` in dword 11 of Create I/O Submission Queue (`NVMe 2.1 §5.2.2`).
+const MEDIUM_PRIORITY: u32 = 0b10 << 1;
 
 /// An I/O queue of the present association.
 #[derive(Debug)]
@@ -155,7 +159,10 @@ impl Controller {
                 *queue = IoQueue::Starting(None);
                 self.connect_io_queue(now, qid);
             }
-            QueueSetup::Create { cq, sq } => {
+            QueueSetup::Create { cq, mut sq } => {
+                if self.link.quirks.contains(Quirks::MEDIUM_PRIORITY) {
+                    sq.cdw11.set(sq.cdw11.get() | MEDIUM_PRIORITY);
+                }
                 *queue = IoQueue::Starting(Some(sq));
                 self.send(now, cq, Data::None, Purpose::CreateCq(qid));
             }

@@ -9,6 +9,7 @@ use super::io_queues::IoQueues;
 use super::keep_alive::KeepAlive;
 use super::retry::Retry;
 use super::scan::Scan;
+use crate::quirk::{Hardware, Quirks};
 use crate::spec::registers::{Cap, Version};
 use crate::time::{Duration, Instant, earlier};
 use crate::transport::TransportKind;
@@ -36,6 +37,10 @@ pub(super) struct Link {
     pub(super) kind: TransportKind,
     /// Most bytes that the transport moves with one command.
     pub(super) transport_max: Option<usize>,
+    /// What the transport knows of the device.
+    pub(super) hardware: Hardware,
+    /// What is wrong with it, as far as it is known by now.
+    pub(super) quirks: Quirks,
     /// Limit of the present step of bring-up.
     pub(super) limit: Option<Limit>,
     /// When to read `CSTS` again.
@@ -74,6 +79,8 @@ impl Default for Link {
             present: false,
             kind: TransportKind::Fabrics,
             transport_max: None,
+            hardware: Hardware::default(),
+            quirks: Quirks::empty(),
             limit: None,
             poll_at: None,
             reading: false,

@@ -5,6 +5,7 @@ use super::bringup::Step;
 use super::machine::Controller;
 use crate::buffer::Buffer;
 use crate::controller::admin::Purpose;
+use crate::quirk::Quirks;
 use crate::spec::Sqe;
 use crate::spec::feature::{APST_ENTRIES, ApstEntry, fid};
 use crate::spec::identify::{IdentifyController, PowerStateDescriptor};
@@ -88,6 +89,11 @@ impl Controller {
         let states = self.link.identified.as_ref().filter(|id| id.apst).map(|id| &id.power_states);
         let Some(states) = states.filter(|_| !tolerance.is_zero()) else {
             return self.power_configured(now);
+        };
+        // Autonomous, that is: the program may still choose it.
+        let states = match (states.split_last(), self.link.quirks) {
+            (Some((_, others)), quirks) if quirks.contains(Quirks::NO_DEEPEST_STATE) => others,
+            _ => states,
         };
         let table = table(states, tolerance);
         let enable = table.iter().any(|entry| *entry != ApstEntry::default());

@@ -9,6 +9,7 @@ use super::machine::Controller;
 use super::namespace_check::{self, Outcome};
 use crate::buffer::Buffer;
 use crate::identity::NamespaceIds;
+use crate::quirk::Quirks;
 use crate::spec::identify::{IDENTIFY_LEN, IndependentNamespace, cns, csi};
 use crate::spec::{Sqe, Status};
 use crate::time::Instant;
@@ -33,6 +34,8 @@ impl Probes {
 impl Controller {
     /// Begins with as many namespaces as may be under way; ends the scan when none is left.
     pub(super) fn probe_more(&mut self, now: Instant) {
+        let has_descriptors =
+            self.link.version.at_least(1, 3) && !self.link.quirks.contains(Quirks::NO_DESCRIPTORS);
         while let Some(probes) = self.link.scan.probes() {
             if probes.under_way.len() >= AT_ONCE {
                 return;
@@ -44,7 +47,7 @@ impl Controller {
                 return;
             };
             probes.under_way.insert(nsid, NamespaceIds::default());
-            if self.link.version.at_least(1, 3) {
+            if has_descriptors {
                 let sqe = Sqe::identify(cns::NAMESPACE_DESCRIPTORS, nsid);
                 self.send_read(now, sqe, IDENTIFY_LEN, Purpose::Descriptors(nsid));
             } else {
@@ -117,7 +120,13 @@ impl Controller {
     ) {
         let Some(probes) = self.link.scan.probes() else { return };
         let Some(ids) = probes.under_way.get(&nsid) else { return };
-        let outcome = answer.map(|buffer| namespace_check::check(nsid, buffer.as_slice(), *ids));
+        let mut outcome =
+            answer.map(|buffer| namespace_check::check(nsid, buffer.as_slice(), *ids));
+        if let Ok(Outcome::Good(info)) = &mut outcome
+            && self.link.quirks.contains(Quirks::BOGUS_IDS)
+        {
+            (info.ids.nguid, info.ids.eui64) = (None, None);
+        }
         self.probed(now, nsid, outcome);
     }
 

@@ -237,6 +237,7 @@ impl Controller {
                 | Action::ReadRegister { .. }
                 | Action::WriteRegister { .. }
                 | Action::HostMemory(_)
+                | Action::Quirks(_)
                 | Action::QueueLive { .. }
                 | Action::Abort { .. }
                 | Action::Teardown => {}

@@ -10,6 +10,7 @@ use super::namespaces::Standing;
 use super::probe::Probes;
 use super::retry::Retry;
 use crate::buffer::Buffer;
+use crate::quirk::Quirks;
 use crate::spec::command::GetLogPage;
 use crate::spec::identify::{IDENTIFY_LEN, NsidList, cns};
 use crate::spec::log::lid;
@@ -93,7 +94,8 @@ impl Controller {
             return;
         }
         self.link.scan.incomplete = false;
-        if self.link.version.at_least(1, 1) {
+        let quirks = self.link.quirks;
+        if self.link.version.at_least(1, 1) && !quirks.contains(Quirks::NO_NAMESPACE_LIST) {
             self.link.scan.stage = Stage::List(Vec::new());
             self.read_list_page(now, 0);
         } else {

@@ -8,6 +8,7 @@ mod events;
 mod host_memory;
 mod keep_alive;
 mod model;
+mod quirks;
 mod recovery;
 mod rig;
 mod scan;

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use nvme_core::controller::{Action, Controller, ControllerConfig, ControllerEvent, State};
 use nvme_core::nqn::{Nqn, Uuid};
+use nvme_core::quirk::{Hardware, Quirks};
 use nvme_core::spec::{Cqe, Sqe, Status};
 use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::{
@@ -71,6 +72,10 @@ pub struct Rig {
     pub mangle: Option<Box<dyn FnMut(Answer) -> Answer>>,
     /// Where memory for the controller comes from.
     pub host_memory: Option<HostMemorySource>,
+    /// What the transport knows of the device.
+    pub hardware: Hardware,
+    /// What the transport was told that the device must be spared.
+    pub quirks: Vec<Quirks>,
     pub held: Vec<Held>,
     pub live_queues: BTreeSet<u16>,
     pub associations: u32,
@@ -97,6 +102,8 @@ impl Rig {
             hook: None,
             mangle: None,
             host_memory: None,
+            hardware: Hardware::default(),
+            quirks: Vec::new(),
             held: Vec::new(),
             live_queues: BTreeSet::new(),
             associations: 0,
@@ -180,7 +187,7 @@ impl Rig {
                         self.present = true;
                         self.model.reset();
                         let (kind, max) = (self.model.kind, self.model.transport_max);
-                        self.ctrl.associated(self.now, kind, max);
+                        self.ctrl.associated(self.now, kind, max, self.hardware);
                     }
                     Transport::Fails => self.ctrl.association_failed(self.now, lost()),
                     Transport::Silent => {
@@ -226,6 +233,10 @@ impl Rig {
             Action::WriteRegister { offset, value, .. } => {
                 assert!(self.present, "a register of no association");
                 self.model.write_register(offset, value);
+            }
+            Action::Quirks(quirks) => {
+                assert!(self.present, "quirks of no association");
+                self.quirks.push(quirks);
             }
             Action::HostMemory(request) => {
                 assert!(self.present, "memory for no association");

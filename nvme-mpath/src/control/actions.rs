@@ -46,6 +46,12 @@ impl Control {
                         None
                     });
                 }
+                Action::Quirks(quirks) => {
+                    let slot = self.slots[at].as_mut();
+                    if let Some(association) = slot.and_then(|slot| slot.association.as_mut()) {
+                        association.set_quirks(quirks);
+                    }
+                }
                 Action::HostMemory(request) => {
                     if let Some(slot) = self.slots[at].as_mut() {
                         let association = slot.association.as_mut();
@@ -81,9 +87,10 @@ impl Control {
         match slot.endpoint.associate(now) {
             Ok(association) => {
                 let (kind, most) = (association.kind(), association.max_transfer());
+                let hardware = association.hardware();
                 slot.max_transfer = most;
                 slot.association = Some(association);
-                slot.machine.associated(now, kind, most);
+                slot.machine.associated(now, kind, most, hardware);
             }
             Err(error) => slot.machine.association_failed(now, error),
         }

@@ -193,6 +193,7 @@ impl Control {
         config.connect_timeout = options.connect_timeout;
         config.apst_latency = options.apst_latency;
         config.host_memory = options.host_memory;
+        config.quirks.clone_from(&host.quirks);
         config.seed = host.seed ^ now.as_nanos();
         Machine::new(config)
     }

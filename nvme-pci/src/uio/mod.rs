@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvme_core::memory::{Memory, MemoryKind};
+use nvme_core::quirk::DeviceIds;
 
 use crate::backend::{Backend, BackendError, Mmio, Open};
 use crate::dma::{DmaMapping, DmaMemory};
@@ -18,7 +19,7 @@ use crate::system::pool::Pool;
 use crate::system::{huge, io_error, unusable};
 use crate::url::Location;
 use crate::vfio::abi::REGION_READ_WRITE;
-use crate::vfio::device::{check_bar, set_bus_master};
+use crate::vfio::device::{check_bar, device_ids, set_bus_master};
 
 /// Opens functions that are bound to `uio_pci_generic` (or another UIO driver), for machines without
 /// an IOMMU. VFIO is better wherever it can be had.
@@ -133,6 +134,10 @@ impl Device {
 impl Backend for Device {
     fn address(&self) -> &str {
         &self.address
+    }
+
+    fn device_ids(&self) -> Option<DeviceIds> {
+        device_ids(&self.config)
     }
 
     fn bar0(&self) -> &dyn Mmio {

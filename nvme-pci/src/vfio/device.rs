@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use nvme_core::memory::Memory as Region;
+use nvme_core::quirk::DeviceIds;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use zerocopy::{FromZeros, IntoBytes};
@@ -290,6 +291,10 @@ impl Backend for Device {
         &self.address
     }
 
+    fn device_ids(&self) -> Option<DeviceIds> {
+        device_ids(&self.config)
+    }
+
     fn bar0(&self) -> &dyn Mmio {
         &self.bar
     }
@@ -402,6 +407,19 @@ impl Backend for Device {
         self.bar.disconnect();
         self.handle.close();
     }
+}
+
+/// What a function is, as its configuration space tells (PCI Local Bus 3.0 §6.2.1, §6.2.4).
+pub(crate) fn device_ids(config: &impl Calls) -> Option<DeviceIds> {
+    let read = |offset| {
+        let mut bytes = [0; 4];
+        config.read(offset, &mut bytes).ok()?;
+        let [a, b, c, d] = bytes;
+        Some((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])))
+    };
+    let (vendor, device) = read(0).filter(|(vendor, _)| *vendor != u16::MAX)?;
+    let (subsystem_vendor, subsystem) = read(0x2c)?;
+    Some(DeviceIds { vendor, device, subsystem_vendor, subsystem })
 }
 
 /// Sets or clears bus mastering in the command register of a configuration space.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nvme_core::memory::Memory;
+use nvme_core::quirk::DeviceIds;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
@@ -27,7 +28,7 @@ use crate::system::mapping::Mapping;
 use crate::system::pool::{Chunk, GRAIN, Pool};
 use crate::system::{io_error, unusable};
 use crate::vfio::abi::{self, IrqInfo, RegionInfo};
-use crate::vfio::device::{COMMAND, VECTORS_MAX, check_bar, set_bus_master, windows};
+use crate::vfio::device::{COMMAND, VECTORS_MAX, check_bar, device_ids, set_bus_master, windows};
 use crate::vfio::space::check_pages;
 
 /// Where the class code is in configuration space (PCI Local Bus 3.0 §6.2.1), and that of an NVMe
@@ -348,6 +349,10 @@ fn open_bar(address: &str, link: &Arc<Link>) -> Result<Bar, BackendError> {
 impl Backend for Device {
     fn address(&self) -> &str {
         &self.address
+    }
+
+    fn device_ids(&self) -> Option<DeviceIds> {
+        device_ids(&self.config)
     }
 
     fn bar0(&self) -> &dyn Mmio {

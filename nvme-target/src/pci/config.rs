@@ -17,6 +17,7 @@ pub struct PciConfig {
     pub(crate) cmb: Option<Cmb>,
     pub(crate) host_memory: HostMemoryWish,
     pub(crate) subsystem_reset: bool,
+    pub(crate) ids: [u16; 4],
 }
 
 /// What Identify Controller says of the host memory buffer.
@@ -51,6 +52,7 @@ impl Default for PciConfig {
             cmb: None,
             host_memory: HostMemoryWish::default(),
             subsystem_reset: false,
+            ids: [0; 4],
         }
     }
 }
@@ -68,6 +70,14 @@ impl PciConfig {
     #[must_use]
     pub fn port(mut self, port: usize) -> Self {
         self.port = port;
+        self
+    }
+
+    /// Vendor, device, subsystem vendor and subsystem identifiers in configuration space; all zero by
+    /// default.
+    #[must_use]
+    pub fn ids(mut self, vendor: u16, device: u16, subsystem_vendor: u16, subsystem: u16) -> Self {
+        self.ids = [vendor, device, subsystem_vendor, subsystem];
         self
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nvme_core::spec::Sqe;
 use nvme_core::spec::registers::offset;
 use parking_lot::Mutex;
 
@@ -65,6 +66,7 @@ pub struct PciDevice {
 struct Shared {
     bar_bytes: usize,
     vectors: u16,
+    ids: [u16; 4],
     cmb_bytes: usize,
     inline: bool,
     inbox: Arc<Inbox>,
@@ -82,13 +84,14 @@ impl PciDevice {
         let subsystem = target.subsystem(nqn)?;
         let inbox = Arc::new(Inbox::default());
         let (bar_bytes, vectors, inline) = (config.bar_bytes, config.vectors, config.inline);
+        let ids = config.ids;
         let cmb_bytes = config.cmb.map_or(0, |cmb| cmb.bytes);
         let directory = Arc::clone(target.directory());
         let engine = Engine::new(directory, subsystem, config, Arc::clone(&inbox))
             .ok_or(TargetError::Gone)?;
         let engine = Mutex::new(engine);
         Ok(Self {
-            shared: Arc::new(Shared { bar_bytes, vectors, cmb_bytes, inline, inbox, engine }),
+            shared: Arc::new(Shared { bar_bytes, vectors, ids, cmb_bytes, inline, inbox, engine }),
         })
     }
 
@@ -125,6 +128,18 @@ impl PciDevice {
     #[must_use]
     pub fn vectors(&self) -> u16 {
         self.shared.vectors
+    }
+
+    /// Vendor, device, subsystem vendor and subsystem identifiers in configuration space.
+    #[must_use]
+    pub fn ids(&self) -> [u16; 4] {
+        self.shared.ids
+    }
+
+    /// The admin commands that were fetched since this was last asked, 1,024 at most.
+    #[must_use]
+    pub fn take_admin_commands(&self) -> Vec<Sqe> {
+        self.shared.engine.lock().take_admin_commands()
     }
 
     /// The controller identifier.

@@ -27,6 +27,9 @@ use crate::fabrics::Binding;
 use crate::io::TRANSFER_MAX;
 use crate::subsystem::Subsystem;
 
+/// Admin commands that are kept for whoever asks.
+const ADMIN_COMMANDS_MAX: usize = 1024;
+
 /// An I/O command that is held back.
 pub(super) struct Kept {
     pub qid: u16,
@@ -73,6 +76,7 @@ pub(crate) struct Engine {
     pub(super) faults: Vec<PciFault>,
     pub(super) pieces: Vec<Piece>,
     pub(super) buffer: Vec<u8>,
+    admin_commands: Vec<Sqe>,
     pub stats: PciStats,
 }
 
@@ -139,6 +143,7 @@ impl Engine {
             faults: Vec::new(),
             pieces: Vec::new(),
             buffer: Vec::new(),
+            admin_commands: Vec::new(),
             stats: PciStats::default(),
         })
     }
@@ -154,6 +159,10 @@ impl Engine {
 
     pub fn is_plugged(&self) -> bool {
         self.plugged
+    }
+
+    pub fn take_admin_commands(&mut self) -> Vec<Sqe> {
+        std::mem::take(&mut self.admin_commands)
     }
 
     pub fn kept(&self) -> usize {
@@ -435,6 +444,9 @@ impl Engine {
                 Ok(Some(sqe)) => {
                     worked = true;
                     self.stats.commands += 1;
+                    if qid == 0 && self.admin_commands.len() < ADMIN_COMMANDS_MAX {
+                        self.admin_commands.push(sqe);
+                    }
                     self.command(memory, qid, &sqe, now);
                 }
                 Ok(None) => {

@@ -119,6 +119,10 @@ impl Subsystem {
                 )
             });
             println!("  {address}  {}{cntlid}", state_name(state));
+            if let Some(info) = controller.info().filter(|info| !info.quirks.is_empty()) {
+                let device = info.device.map_or_else(String::new, |ids| format!(" of {ids}"));
+                println!("    quirks{device}: {}", info.quirks);
+            }
         }
         for head in &self.heads {
             let g = head.geometry();
@@ -152,6 +156,8 @@ fn controller_json(controller: &Controller) -> Value {
         "version": info.as_ref().map(|i| version(i.version)),
         "io_queues": info.as_ref().map(|i| i.io_queues),
         "ana": info.as_ref().map(|i| i.ana),
+        "device": info.as_ref().and_then(|i| i.device).map(|ids| ids.to_string()),
+        "quirks": info.as_ref().map(|i| i.quirks.names().collect::<Vec<_>>()),
     })
 }
 

@@ -71,6 +71,11 @@ pub struct ControllerSnapshot {
     pub io_queues: Option<u16>,
     /// Entries of each of them.
     pub io_entries: Option<u16>,
+    /// What the bus says that it is, such as `1b36:0010:1af4:1100`; `None` over fabrics.
+    pub device: Option<String>,
+    /// Names of what is known to be wrong with it
+    /// ([`ControllerInfo::quirks`](nvme_core::controller::ControllerInfo::quirks)).
+    pub quirks: Vec<&'static str>,
     /// Its state.
     #[cfg_attr(feature = "serde", serde(serialize_with = "encode::text"))]
     pub state: State,
@@ -108,6 +113,8 @@ impl Default for ControllerSnapshot {
             cntlid: None,
             io_queues: None,
             io_entries: None,
+            device: None,
+            quirks: Vec::new(),
             state: State::New,
             state_for: Duration::ZERO,
             age: Duration::ZERO,

@@ -71,6 +71,8 @@ fn controller(status: &Arc<ControllerStatus>, now: Instant) -> ControllerSnapsho
         cntlid: info.map(|i| i.cntlid),
         io_queues: info.map(|i| i.io_queues),
         io_entries: info.map(|i| i.io_entries),
+        device: info.and_then(|i| i.device).map(|ids| ids.to_string()),
+        quirks: info.map(|i| i.quirks.names().collect()).unwrap_or_default(),
         state: facts.state,
         state_for: now.saturating_since(facts.since),
         age: now.saturating_since(facts.made),

@@ -2,6 +2,7 @@
 //!
 //! `nvme-pci-guest check URL SERIAL` checks the backend and prints what it can do.
 //! `nvme-pci-guest io URL NQN NSID QUEUES` has the driver do verified I/O, and prints what was counted.
+//! `nvme-pci-guest identity URL NQN NSID` prints what the device is, its quirks, and who the namespace is.
 //! `nvme-pci-guest places URL NQN NSID` does so with data at every place of a page.
 //! `nvme-pci-guest metadata URL NQN NSID after|beside` does so on blocks with metadata.
 //! `nvme-pci-guest stall URL NQN NSID GO` sits out a device that stalls while the file GO is there.
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 use nvme_core::spec::registers::offset;
 use nvme_pci::{Backend, Location, Open, Uio, Vfio};
 use nvme_pci_guest::{
-    Admin, Result, attach, check, every_place, failover, stall, verified_io, with_metadata,
+    Admin, Result, attach, check, every_place, failover, identity, stall, verified_io,
+    with_metadata,
 };
 
 /// The longest that a removal takes on a busy machine.
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
             }
             _ => Err("NSID and QUEUES are numbers".into()),
         },
+        ["identity", url, nqn, nsid] => number(nsid).map(|nsid| identity(url, nqn, nsid)),
         ["places", url, nqn, nsid] => {
             number(nsid).map(|nsid| println!("{:?}", every_place(url, nqn, nsid)))
         }

@@ -62,6 +62,14 @@ fn io_is_verified_on_every_backend() -> Result<()> {
         let used = counted(&told, " sgl") > 0;
         assert_eq!(used, !parameters.contains("sgl=0"), "{parameters}: {told}");
     }
+    // QEMU's controller is known by its identifiers, and that its namespaces' EUI-64s are no good; the
+    // URL may say otherwise.
+    for url in [&vfio, &uio] {
+        let told = succeeds(&guest, &format!("identity '{url}' {NQN} 1"))?;
+        assert!(told.contains("device 1b36:0010:1af4:1100, quirks bogus-ids, no ident"), "{told}");
+        let told = succeeds(&guest, &format!("identity '{url}?quirks=-bogus-ids,no-sgl' {NQN} 1"))?;
+        assert!(told.contains("quirks no-sgl, eui64 "), "{told}");
+    }
     // A function without interrupts says so.
     let output = run(&guest, &format!("io '{uio}?irq=1' {NQN} 1 1"))?;
     assert!(!output.success() && output.text.contains("interrupt"), "{}", output.text);
