@@ -8,20 +8,25 @@
 //! - [`net`]: connections that break, stall in one direction or both, lose what is on the way or deliver
 //!   it late.
 //! - [`trouble`]: what befalls network and targets, and what users do meanwhile.
+//! - [`passthrough`]: commands of which the library knows little.
 //! - [`users`]: what users do to requests, paths and heads under load.
 //! - [`load`], [`check`]: requests, and whether what they saw can be.
 //! - [`policies`]: no trouble but a slow path or one that stalls, and what path policies make of it.
 //! - [`rules`]: whether the events that are told can be.
-//! - [`seed`]: the order of a run, and the rules.
+//! - [`seed`]: the order of a run.
+//! - [`peace`], [`ending`]: what must hold when all trouble is over, at rest, and at the end.
 
 #![forbid(unsafe_code)]
 
 pub mod check;
 pub mod clock;
 pub mod dice;
+pub mod ending;
 pub mod load;
 pub mod making;
 pub mod net;
+pub mod passthrough;
+pub mod peace;
 pub mod policies;
 pub mod rules;
 pub mod seed;

@@ -46,6 +46,8 @@ pub struct Op {
     /// The program has cancelled it; it has a time limit of its own.
     cancelled: bool,
     limited: bool,
+    /// A passthrough command; whether it may be executed more than once.
+    passthrough: Option<bool>,
     /// The channel that it was submitted to.
     pub channel: usize,
 }
@@ -178,26 +180,13 @@ impl Load {
         now: u64,
     ) -> Option<(u64, IoRequest)> {
         let Ask { op, slba, blocks, expected } = ask;
+        let number = self.begin(ask, head, channel, now)?;
         let namespace = identity(head);
-        let meets = |o: &Op| {
-            o.op == IoOp::Write
-                && o.namespace == namespace
-                && o.slba < slba + blocks
-                && slba < o.slba + o.blocks
-        };
-        if op == IoOp::Write && slba < BLOCKS && self.under_way.values().any(meets) {
-            return None;
-        }
-        self.submitted += 1;
-        let number = self.submitted;
         let len = BLOCK * blocks as usize;
         let request = match op {
             IoOp::Write => {
                 let mut bytes = vec![0; len];
                 fill(&mut bytes, number, namespace, slba);
-                for lba in slba..slba + blocks {
-                    self.history.write_begins(Block { namespace, lba }, number, now);
-                }
                 IoRequest::write(slba, bytes.into(), number)
             }
             IoOp::Read => IoRequest::read(slba, vec![0xa5; len].into(), number),
@@ -212,6 +201,30 @@ impl Load {
             IoOp::Discard => IoRequest::discard(slba, blocks as u32, number),
             _ => IoRequest::flush(number),
         };
+        Some((number, request))
+    }
+
+    /// Takes a request down as submitted; its number, which is the value that it writes. `None`:
+    /// another write to these blocks is under way.
+    pub fn begin(&mut self, ask: Ask, head: &Head, channel: usize, now: u64) -> Option<u64> {
+        let Ask { op, slba, blocks, expected } = ask;
+        let namespace = identity(head);
+        let meets = |o: &Op| {
+            o.op == IoOp::Write
+                && o.namespace == namespace
+                && o.slba < slba + blocks
+                && slba < o.slba + o.blocks
+        };
+        if op == IoOp::Write && slba < BLOCKS && self.under_way.values().any(meets) {
+            return None;
+        }
+        self.submitted += 1;
+        let number = self.submitted;
+        if op == IoOp::Write {
+            for lba in slba..slba + blocks {
+                self.history.write_begins(Block { namespace, lba }, number, now);
+            }
+        }
         let (begun, end_by) = (now, now + LONGEST_REQUEST);
         let (cancelled, limited) = (false, false);
         let op = Op {
@@ -225,9 +238,25 @@ impl Load {
             expected,
             cancelled,
             limited,
+            passthrough: None,
         };
         self.under_way.insert(number, op);
-        Some((number, request))
+        Some(number)
+    }
+
+    /// What a write with this number writes.
+    pub fn fill(&self, bytes: &mut [u8], number: u64, head: &Head, slba: u64) {
+        fill(bytes, number, identity(head), slba);
+    }
+
+    /// A request is a passthrough command, with a time limit or without.
+    pub fn passes_through(&mut self, number: u64, idempotent: bool, limit: Option<u64>, now: u64) {
+        let Some(op) = self.under_way.get_mut(&number) else { return };
+        op.passthrough = Some(idempotent);
+        if let Some(limit) = limit {
+            op.end_by = now + limit + GIVEN_UP;
+            op.limited = true;
+        }
     }
 
     /// A request was refused at submission.
@@ -313,9 +342,14 @@ impl Load {
         if cancelled && !op.cancelled || expired && !op.limited {
             return Err(format!("request {number}: {error}, and nobody wanted that: {op:?}"));
         }
+        // Only what may be executed once at most is given up with its connection.
+        let unknown = matches!(error, IoError::OutcomeUnknown { .. });
+        if unknown && op.passthrough != Some(false) {
+            return Err(format!("request {number}: {error}, which cannot be: {op:?}"));
+        }
         self.without_queue += u64::from(matches!(error, IoError::NoQueue { .. }));
         // No controller has answered, and none was lost with it: then it was not done.
-        let not_done = !uncertain && !matches!(error, IoError::Status { .. });
+        let not_done = !uncertain && !unknown && !matches!(error, IoError::Status { .. });
         let (end, until) = match not_done {
             true => (End::NotDone, now),
             false if self.late => (End::Open, u64::MAX),

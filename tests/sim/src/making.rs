@@ -101,6 +101,8 @@ impl World {
             ended: false,
             host_due: 0,
             host_busy: 0,
+            nap: (0, 0),
+            given_up: Vec::new(),
             deaf: false,
             rules: EventRules::default(),
             events,

@@ -20,7 +20,7 @@ impl World {
     pub fn disturb(&mut self, armed: &mut Armed) -> Result<(), Violation> {
         let ports = self.net.lock().ports.len() as u64;
         let port = self.dice.roll(ports) as usize;
-        match self.dice.roll(36) {
+        match self.dice.roll(38) {
             0..=2 => self.break_one(),
             3 => self.listener(port, true),
             4 => self.listener(port, false),
@@ -42,6 +42,7 @@ impl World {
             27 => self.give_up_heads(),
             28..=33 => self.user_acts(),
             34 => self.muddle(port, armed),
+            35 | 36 => self.oversleep(),
             _ => {}
         }
         Ok(())
@@ -238,7 +239,7 @@ impl World {
         let windows = Self::windows(&mut self.dice);
         let fail = self.dice.once_in(4);
         self.note(59, format_args!("windows {windows:?}, fail_if_no_path {fail}"));
-        self.rules.user_acts();
+        self.rules.windows_set(windows);
         let Some(host) = &self.host else { return };
         host.set_delayed_removal(windows);
         for head in host.heads() {
@@ -257,7 +258,11 @@ impl World {
         match what {
             0 => self.controllers[at].1.reset("the dice said so"),
             1 => self.controllers[at].1.rescan(),
-            2 => self.controllers.swap_remove(at).1.disconnect(),
+            2 => {
+                let (_, controller) = self.controllers.swap_remove(at);
+                self.given_up.push(controller.id());
+                controller.disconnect();
+            }
             _ if self.controllers.len() < 8 => self.connect(port),
             _ => {}
         }
@@ -288,9 +293,17 @@ impl World {
         }
     }
 
+    /// The control thread gets no processor when the time of a removal comes.
+    fn oversleep(&mut self) {
+        let Some(deadline) = self.rules.next_removal() else { return };
+        let late = self.dice.of(&[10 * US, MS, 50 * MS]);
+        self.nap = (deadline.saturating_sub(self.dice.of(&[0, US, 5 * MS])), deadline + late);
+        self.note(82, format_args!("the control thread sleeps past {deadline}"));
+    }
+
     fn give_up_heads(&mut self) {
         let Some(host) = &self.host else { return };
-        self.rules.user_acts();
+        self.rules.heads_given_up();
         let removed = host.heads().iter().filter(|h| h.remove_now()).count();
         self.note(71, format_args!("{removed} heads given up"));
     }

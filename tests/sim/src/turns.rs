@@ -26,7 +26,7 @@ impl World {
             let own =
                 self.host.as_ref().and_then(Host::deadline).map_or(u64::MAX, |at| at.as_nanos());
             let at = self.host_due.min(own);
-            take((at != u64::MAX).then_some(at.max(self.host_busy)));
+            take((at != u64::MAX).then_some(self.awake_at(at)));
         }
         for lane in &self.lanes {
             let own = lane.channel.deadline().map_or(u64::MAX, |at| at.as_nanos());
@@ -34,6 +34,13 @@ impl World {
             take((at != u64::MAX).then_some(at.max(lane.busy)));
         }
         next
+    }
+
+    /// When the control thread has a processor, at `at` or after.
+    fn awake_at(&self, at: u64) -> u64 {
+        let (from, until) = self.nap;
+        let at = at.max(self.host_busy);
+        if (from..until).contains(&at) { until } else { at }
     }
 
     /// Moves on to the next thing that happens, at most to `limit`, and lets it happen.
@@ -91,31 +98,29 @@ impl World {
         }
         let Some(host) = &self.host else { return Ok(()) };
         let due = self.host_due <= now || host.deadline().is_some_and(|at| at.as_nanos() <= now);
-        if !due || self.host_busy > now {
+        if !due || self.awake_at(now) > now {
             return Ok(());
         }
         self.host_due = u64::MAX;
         self.ended = !host.drive(Duration::ZERO);
-        let mut told = false;
         while let Some(event) = self.events.as_ref().and_then(Events::try_next) {
             self.net.lock().trace.say(now, format_args!("{:?}", event.event));
             self.rules.told(&event)?;
-            told = true;
         }
+        self.rules.all_told();
         self.rules.check(now)?;
-        if told {
-            self.check_paths()?;
-        }
+        self.check_paths()?;
         self.check_pins()
     }
 
-    /// What counts as usable belongs to a controller that lives.
+    /// What counts as usable belongs to a controller that lives, and that nobody has given up: its
+    /// queues are on their way back, and must only get emptier.
     fn check_paths(&self) -> Result<(), Violation> {
         let Some(host) = &self.host else { return Ok(()) };
         let live: Vec<_> = host
             .controllers()
             .iter()
-            .filter(|c| c.state() == State::Live)
+            .filter(|c| c.state() == State::Live && !self.given_up.contains(&c.id()))
             .map(Controller::id)
             .collect();
         for head in host.heads() {

@@ -87,7 +87,7 @@ impl World {
     /// Heads that are to be removed wait without end; a later change of the windows ends that.
     fn keep_heads(&mut self) {
         let Some(host) = &self.host else { return };
-        self.rules.user_acts();
+        self.rules.removals_put_off();
         let kept = host.heads().iter().filter(|head| head.cancel_removal()).count();
         self.note(77, format_args!("{kept} removals put off"));
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nvme_mpath::{Channel, Controller, Events, Head, Host, IoCompletion, IoOp, SubmitReason};
+use nvme_mpath::{
+    Channel, Controller, ControllerId, Events, Head, Host, IoCompletion, IoOp, SubmitReason,
+};
 use nvme_target::{AnaState, ConnectionId, DrivenTarget};
 
 use crate::clock::{MS, SimClock, US};
@@ -82,6 +84,10 @@ pub struct World {
     pub(crate) host_due: u64,
     /// The control thread gets no processor until then.
     pub host_busy: u64,
+    /// From when to when it gets none: when a removal is due, say.
+    pub nap: (u64, u64),
+    /// Controllers that users have disconnected.
+    pub given_up: Vec<ControllerId>,
     /// Admin commands were lost: an Asynchronous Event Request may have been among them, which has no
     /// time limit, so that a controller tells its host nothing until they connect anew.
     pub deaf: bool,
@@ -185,6 +191,9 @@ impl World {
         }
         let head = &heads[self.dice.roll(heads.len() as u64) as usize];
         let lane = self.dice.roll(self.lanes.len() as u64) as usize;
+        if self.dice.once_in(12) {
+            return self.pass_through(lane, head);
+        }
         let number = self.lanes[lane].number;
         let now = self.now();
         match self.load.next(&mut self.dice, head, number, now) {
