@@ -15,7 +15,9 @@ mutations() {
 pin-forgotten-on-cancel|nvme-mpath/src/control/heads.rs|s/drop\(pin\);/std::mem::forget(pin);/
 pin-forgotten-at-removal|nvme-mpath/src/control/removal.rs|s/drop\(pin\);/std::mem::forget(pin);/
 timer-generation-unchecked|nvme-mpath/src/lifecycle.rs|s/Phase::Pending\(p\) if p\.generation == generation => \{\n(\s+)if now < p\.deadline \{/Phase::Pending(p) => {\n$1if false \&\& now < p.deadline {/
-removal-at-once|nvme-mpath/src/lifecycle.rs|s/if now < p\.deadline \{/if now > p.deadline {/
+removal-timer-turned-round|nvme-mpath/src/lifecycle.rs|s/if now < p\.deadline \{/if now > p.deadline {/
+removal-at-once|nvme-mpath/src/lifecycle.rs|s/inner\.windows\.window\(cause\)\.deadline\(now\)\.and_then\(\|deadline\| \{/inner.windows.window(cause).deadline(now).map(|_| now).and_then(|deadline| {/
+window-counted-from-its-change|nvme-mpath/src/lifecycle.rs|s/\.deadline\(p\.lost_at\)\.filter/.deadline(now).filter/
 fence-skipped|nvme-mpath/src/fence.rs|s/let Self::Needed \{ mode, reported \} = self else \{ return false \};/let Self::Needed { mode, reported: _ } = self else { return false };\n        let reported = false;\n        let mode = match mode { Fence::Strict => Fence::Off, mode => mode };/
 ana-pending-not-cleared|nvme-mpath/src/control/heads.rs|s/path\.ana_pending = false;//
 parked-not-kicked|nvme-mpath/src/channel/letters.rs|s/self\.unpark_all\(\);//
