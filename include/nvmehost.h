@@ -117,8 +117,8 @@
 #define NVMEH_ANA_CHANGE 15
 
 // What is known of a request's outcome: nothing, although it failed. It would have changed the
-// namespace, and was sent on a connection that was lost before the answer came: the controller may
-// have executed it, or may still do so.
+// namespace, and was sent on a connection that was lost before the answer came, or was aborted: the
+// controller may have executed it, or a part of it, or, if its connection was lost, may still do so.
 #define NVMEH_OUTCOME_UNKNOWN 1
 
 // Force unit access: a write is durable when it ends; a read comes from the medium.
@@ -488,7 +488,7 @@ struct nvmeh_request {
   int reserved;
   // The request is given up so long after its submission, in milliseconds, 0 or NVMEH_FOREVER: never.
   // One that waits (for a path, for room, for a retry, for a fence) then ends with -ETIMEDOUT. One that
-  // a controller has ends with its answer, or with its connection, and is not sent again.
+  // a controller has is aborted as by nvmeh_channel_cancel(), and is not sent again.
   uint64_t timeout_ms;
   // Called at its end; NULL: nvmeh_channel_reap().
   nvmeh_callback callback;
@@ -1028,13 +1028,16 @@ int nvmeh_channel_reap(struct nvmeh_channel *channel,
 int nvmeh_channel_kick(struct nvmeh_channel *channel);
 
 // Cancels one request. One that waits (for a path, for room, for a retry) ends with -ECANCELED at
-// the next poll. One that a controller has is given back when its answer comes or its connection is
-// gone, and not before: its memory may be in use; it is not sent again. A write that was cancelled
-// while its outcome was open says so: NVMEH_OUTCOME_UNKNOWN.
+// the next poll. One that a controller has is aborted (not where the options on_timeout_reads and
+// on_timeout_writes say reset). It is given back when its answer comes or its connection is gone, and
+// not before: its memory may be in use. If the controller has aborted it, that is -ECANCELED; if it had
+// done it, or does not abort, its own answer. It is not sent again. A write that was cancelled while its
+// outcome was open, or was aborted, says so: NVMEH_OUTCOME_UNKNOWN.
 //
 // Returns 1: it will end as told; 0: it has ended already, or was cancelled before; or -ESHUTDOWN,
 // -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's; from within a callback, too.
-int nvmeh_channel_cancel(struct nvmeh_channel *channel, uint64_t id);
+int nvmeh_channel_cancel(struct nvmeh_channel *channel,
+                         uint64_t id);
 
 // Cancels all requests, as nvmeh_channel_cancel() does one.
 //

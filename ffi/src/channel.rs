@@ -22,8 +22,8 @@ use crate::options::{Settings, nvmeh_options, settings, wrong_kind};
 use crate::pins::put_list;
 
 /// What is known of a request's outcome: nothing, although it failed. It would have changed the
-/// namespace, and was sent on a connection that was lost before the answer came: the controller may
-/// have executed it, or may still do so.
+/// namespace, and was sent on a connection that was lost before the answer came, or was aborted: the
+/// controller may have executed it, or a part of it, or, if its connection was lost, may still do so.
 pub const NVMEH_OUTCOME_UNKNOWN: u32 = 1;
 
 /// The end of a request: exactly one for each that was accepted.
@@ -489,9 +489,11 @@ pub unsafe extern "C" fn nvmeh_channel_kick(channel: *mut nvmeh_channel) -> c_in
 }
 
 /// Cancels one request. One that waits (for a path, for room, for a retry) ends with -ECANCELED at
-/// the next poll. One that a controller has is given back when its answer comes or its connection is
-/// gone, and not before: its memory may be in use; it is not sent again. A write that was cancelled
-/// while its outcome was open says so: NVMEH_OUTCOME_UNKNOWN.
+/// the next poll. One that a controller has is aborted (not where the options on_timeout_reads and
+/// on_timeout_writes say reset). It is given back when its answer comes or its connection is gone, and
+/// not before: its memory may be in use. If the controller has aborted it, that is -ECANCELED; if it had
+/// done it, or does not abort, its own answer. It is not sent again. A write that was cancelled while its
+/// outcome was open, or was aborted, says so: NVMEH_OUTCOME_UNKNOWN.
 ///
 /// Returns 1: it will end as told; 0: it has ended already, or was cancelled before; or -ESHUTDOWN,
 /// -EPERM, -EFAULT, -EBADF, -ECHILD. Thread: the channel's; from within a callback, too.

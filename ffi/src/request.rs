@@ -47,7 +47,7 @@ pub struct nvmeh_request {
     pub reserved: c_int,
     /// The request is given up so long after its submission, in milliseconds, 0 or NVMEH_FOREVER: never.
     /// One that waits (for a path, for room, for a retry, for a fence) then ends with -ETIMEDOUT. One that
-    /// a controller has ends with its answer, or with its connection, and is not sent again.
+    /// a controller has is aborted as by nvmeh_channel_cancel(), and is not sent again.
     pub timeout_ms: u64,
     /// Called at its end; NULL: nvmeh_channel_reap().
     pub callback: nvmeh_callback,

@@ -90,13 +90,14 @@ pub(crate) enum Command {
         association: AssociationId,
         nsid: u32,
     },
-    /// A request was not answered within the I/O time limit: its command is to be aborted, in so
-    /// much time.
+    /// A command is to be aborted, in so much time: its request was not answered within the I/O time
+    /// limit, or nobody wants it any more.
     Abort {
         association: AssociationId,
         channel: ChannelId,
         cid: u16,
         limit: Duration,
+        overdue: bool,
     },
     /// A request was not answered within the I/O time limit, nor after an Abort where `aborted`: the
     /// controller is to be reset. `command`: where it is, if its queue can tell.

@@ -3,10 +3,15 @@
 #[expect(unused_imports, reason = "this test needs less of the bench than others")]
 mod fake;
 
-use fake::{Bench, Io};
+use fake::model::Abort;
+use fake::{Bench, Io, quiet};
+use nvme_core::controller::State;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
-use nvme_mpath::{DelayedRemoval, HeadState, IoError, Window};
+use nvme_mpath::{
+    DelayedRemoval, Event, HeadState, IoError, IoRequest, OverdueAction, PassthroughCommand,
+    TimeoutPolicy, Window,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -39,11 +44,66 @@ fn a_parked_request_ends_at_the_next_poll_and_the_others_stay() {
 }
 
 #[test]
-fn a_request_in_flight_is_not_given_back_before_it_is_answered() {
+fn the_controller_is_asked_to_abort_what_it_has() {
+    let mut bench = Bench::new();
+    let a = bench.connect("a");
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| a.io = Io::Hold);
+    bench.write(&head, 1, 1);
+    bench.channel.submit(&head, IoRequest::read(2, vec![0; 512].into(), 2)).unwrap();
+    bench.settle();
+    for user in [1, 2] {
+        assert_eq!(bench.channel.cancel(user), 1);
+        bench.settle();
+        let done = bench.one();
+        assert_eq!((done.user_data, done.buffer.len()), (user, 512));
+        assert!(is_cancelled(&done.result.unwrap_err()));
+        assert_eq!(done.uncertain, user == 1, "a write may have been in the middle of it");
+    }
+    bench.world.port("a", |a| assert_eq!((a.aborts, a.executed.len()), (2, 0)));
+    assert_eq!((a.state(), head.stats().retries), (State::Live, 0));
+    assert_eq!(bench.count(|e| matches!(e, Event::CommandOverdue { .. })), 0, "none was late");
+}
+
+#[test]
+fn passthrough_is_aborted_as_well_and_its_outcome_is_known() {
     let mut bench = Bench::new();
     bench.connect("a");
     let head = bench.head(1).unwrap();
     bench.world.port("a", |a| a.io = Io::Hold);
+    let read = PassthroughCommand::new(2);
+    bench.channel.submit_passthrough(&head, read, vec![0; 512].into(), 1).unwrap();
+    bench.settle();
+    bench.channel.cancel_all();
+    bench.settle();
+    assert!(is_cancelled(&bench.one().result.unwrap_err()));
+}
+
+#[test]
+fn no_abort_is_sent_where_none_is_wanted() {
+    let mut bench = Bench::new();
+    let mut options = quiet();
+    options.on_timeout = TimeoutPolicy::all(OverdueAction::Reset);
+    bench.connect_with("a", options);
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| a.io = Io::Hold);
+    bench.write(&head, 1, 1);
+    bench.settle();
+    bench.channel.cancel(1);
+    bench.settle();
+    assert!(bench.done.is_empty());
+    bench.world.port("a", |a| assert_eq!(a.aborts, 0));
+    bench.world.release("a", Status::SUCCESS);
+    bench.settle();
+    assert_eq!(bench.one().result, Ok(()));
+}
+
+#[test]
+fn a_request_in_flight_is_not_given_back_before_it_is_answered() {
+    let mut bench = Bench::new();
+    bench.connect("a");
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| (a.io, a.abort) = (Io::Hold, Abort::Refuses));
     bench.write(&head, 1, 1);
     bench.settle();
     assert_eq!(bench.channel.cancel_all(), 1);
@@ -59,7 +119,7 @@ fn a_cancelled_request_is_not_retried() {
     let mut bench = Bench::new();
     bench.connect("a");
     let head = bench.head(1).unwrap();
-    bench.world.port("a", |a| a.io = Io::Hold);
+    bench.world.port("a", |a| (a.io, a.abort) = (Io::Hold, Abort::Refuses));
     bench.write(&head, 1, 1);
     bench.settle();
     bench.channel.cancel(1);

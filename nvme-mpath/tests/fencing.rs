@@ -5,6 +5,7 @@ mod fake;
 
 use std::sync::Arc;
 
+use fake::model::Abort;
 use fake::{Bench, Io, quiet};
 use nvme_core::spec::log::ResetState;
 use nvme_core::time::Duration;
@@ -341,14 +342,15 @@ fn a_request_with_its_own_time_limit_waits_no_longer_and_keeps_its_buffer_until_
     let write = |slba, user: u64| IoRequest::write(slba, vec![user as u8; 512].into(), user);
     // behind the held write; on a queue that does not answer; answered in time
     bench.channel.submit(&head, write(5, 1).timeout(SECOND)).unwrap();
-    bench.world.port("b", |b| b.io = Io::Hold);
+    bench.world.port("b", |b| (b.io, b.abort) = (Io::Hold, Abort::Refuses));
     bench.channel.submit(&head, write(6, 2).timeout(SECOND)).unwrap();
     bench.channel.submit(&head, write(7, 3).timeout(5 * SECOND)).unwrap();
     bench.run(SECOND * 3 / 2);
     let done = bench.one();
     assert!(matches!(*done.result.unwrap_err(), IoError::Expired { .. }));
     assert_eq!((done.user_data, done.uncertain, done.buffer.len()), (1, false, 512));
-    // the one that a controller has ends as it is answered, or with its connection
+    // the one that a controller has, and will not abort, ends as it is answered, or with its connection
+    bench.world.port("b", |b| assert_eq!(b.aborts, 1));
     bench.world.port("b", |b| b.io = Io::Answer);
     bench.world.pull("b");
     bench.settle();

@@ -7,18 +7,21 @@ use crate::bench::{finish, run, tmp};
 use crate::programs::{Ports, all, made, run_with_a_cut, target};
 
 /// The job file; what differs is the engine.
-fn job(name: &str, engine: &str, more: &str) -> String {
-    let text = format!(
+pub fn job_text(engine: &str, more: &str) -> String {
+    format!(
         "[global]\n{engine}\nthread=1\nrw=randrw\nverify=crc32c\nverify_fatal=1\nverify_state_save=0\niodepth=64\n\
          iodepth_batch=16\niodepth_batch_complete_min=1\nbs=4k\nsize=16m\noffset_increment=16m\n\
          numjobs=2\nrandrepeat=1\n{more}\n[job]\n"
-    );
+    )
+}
+
+fn job(name: &str, engine: &str, more: &str) -> String {
     let path = tmp().join(name);
-    std::fs::write(&path, text).expect("room");
+    std::fs::write(&path, job_text(engine, more)).expect("room");
     path.display().to_string()
 }
 
-fn engine(engines: &Path, ports: &dyn Ports) -> String {
+pub fn engine(engines: &Path, ports: &dyn Ports) -> String {
     format!(
         "ioengine=external:{}\nurl={}\nnvmeh_options=reconnect_delay_ms=100",
         engines.join("fio-nvmehost.so").display(),
@@ -26,16 +29,19 @@ fn engine(engines: &Path, ports: &dyn Ports) -> String {
     )
 }
 
-fn assert_clean(text: &str) {
+pub fn assert_clean(text: &str) {
     assert!(text.contains("err= 0"), "{text}");
     for word in ["verify:", "nvmehost:", "AddressSanitizer", "err=1", "err= 5"] {
         assert!(!text.contains(word), "{word}: {text}");
     }
 }
 
-fn verify_with_a_cut(ports: &dyn Ports, name: &str, more: &str) {
+/// Reads and writes by the engine, verified, while a path goes and comes. What fio said.
+pub fn verify_with_a_cut(ports: &dyn Ports, name: &str, more: &str) -> String {
     let job = job(name, &engine(made(), ports), more);
-    assert_clean(&run_with_a_cut(ports, Command::new("fio").arg(job)));
+    let text = run_with_a_cut(ports, Command::new("fio").arg(job));
+    assert_clean(&text);
+    text
 }
 
 #[test]

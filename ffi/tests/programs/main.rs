@@ -6,6 +6,7 @@ mod fio;
 mod matrix;
 mod misuse;
 mod nbd;
+mod nvmet;
 mod plugin;
 mod programs;
 mod quickstart;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
@@ -51,8 +52,8 @@ pub trait Ports {
     /// Ends the connections at the first port and takes no new ones.
     fn cut(&self);
     fn restore(&self);
-    /// Some I/O goes on: returns when it has.
-    fn some_io(&self, first_port: bool);
+    /// Waits until some I/O has gone through a port; false if the program has ended before.
+    fn some_io(&self, first_port: bool, running: &dyn Fn() -> bool) -> bool;
 }
 
 /// The software target with 256 MiB.
@@ -63,12 +64,17 @@ pub fn target() -> Target {
     builder.listen("127.0.0.1:0").listen("127.0.0.1:0").start().expect("a target")
 }
 
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+/// Waits until something is so; false if the program has ended before.
+pub fn until(what: &str, running: &dyn Fn() -> bool, mut is: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while !is() {
+        if !running() {
+            return false;
+        }
         assert!(begun.elapsed() < LIMIT, "{what}: it does not come");
         std::thread::sleep(Duration::from_millis(1));
     }
+    true
 }
 
 impl Ports for Target {
@@ -84,32 +90,50 @@ impl Ports for Target {
         self.listener(0).expect("a port").enable().expect("enabling");
     }
 
-    fn some_io(&self, first_port: bool) {
+    fn some_io(&self, first_port: bool, running: &dyn Fn() -> bool) -> bool {
         // A rule that does next to nothing counts what it meets.
         use nvme_target::{FaultAction, FaultRule};
         let rule = FaultRule::new(FaultAction::Delay(Duration::from_micros(1)));
         let rule = self.add_fault(rule.io().listener(usize::from(!first_port)));
-        until("I/O", || self.fault_hits(rule) >= Some(20));
+        let seen = until("I/O", running, || self.fault_hits(rule) >= Some(20));
         let _ = self.remove_fault(rule);
+        seen
     }
 }
 
-/// Runs a program, and meanwhile takes the first path away and brings it back.
-pub fn run_with_a_cut(ports: &dyn Ports, command: &mut Command) -> String {
-    let shown = format!("{command:?}");
-    let (ended, output) = std::thread::scope(|scope| {
-        let program = scope.spawn(|| finish(command));
-        ports.some_io(true);
+/// Does something, and meanwhile takes the first path away and brings it back; then calls `back`. Also
+/// gives whether there was I/O before, on the other path, and again on the first one.
+pub fn cut_while<T: Send>(
+    ports: &dyn Ports,
+    work: impl FnOnce() -> T + Send,
+    back: impl FnOnce(),
+) -> (bool, T) {
+    std::thread::scope(|scope| {
+        let work = scope.spawn(work);
+        let running = || !work.is_finished();
+        let before = ports.some_io(true, &running);
         ports.cut();
-        ports.some_io(false);
+        let meanwhile = before && ports.some_io(false, &running);
         ports.restore();
-        ports.some_io(true);
-        let still_running = !program.is_finished();
-        (!still_running, program.join().expect("a program"))
-    });
+        let after = meanwhile && ports.some_io(true, &running);
+        back();
+        (after, work.join().expect("an end"))
+    })
+}
+
+/// Runs a program, and meanwhile takes the first path away and brings it back. The program knows by the
+/// file `$BACK` that it has seen all of it.
+pub fn run_with_a_cut(ports: &dyn Ports, command: &mut Command) -> String {
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    let file = tmp().join(format!("back{}", RUNS.fetch_add(1, Ordering::Relaxed)));
+    let _ = std::fs::remove_file(&file);
+    let shown = format!("{command:?}");
+    command.env("BACK", &file);
+    let back = || std::fs::write(&file, "").expect("room");
+    let (seen, output) = cut_while(ports, || finish(command), back);
     let text = all(&output);
     assert!(output.status.success(), "{shown}: {}\n{text}", output.status);
-    assert!(!ended, "it ended before the path was back: {text}");
+    assert!(seen, "{shown}: it ended before the path was back\n{text}");
     text
 }
 

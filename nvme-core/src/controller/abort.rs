@@ -21,6 +21,8 @@ const MOST_WAITING: usize = 64;
 pub(super) struct Target {
     pub(super) qid: u16,
     pub(super) cid: u16,
+    /// Whether somebody waits to hear what the controller says.
+    pub(super) told: bool,
 }
 
 /// What became of an Abort command.
@@ -49,12 +51,21 @@ impl Controller {
     /// if it does not say anything within `limit`, the association ends. The command itself ends, if
     /// at all, on its own queue. Does nothing unless the controller is live.
     pub fn abort(&mut self, now: Instant, qid: u16, cid: u16, limit: Duration) {
+        self.request_abort(now, Target { qid, cid, told: true }, limit);
+    }
+
+    /// The same for a command that nobody wants any more, although it is not late: nothing is told.
+    pub fn abort_unwanted(&mut self, now: Instant, qid: u16, cid: u16, limit: Duration) {
+        self.request_abort(now, Target { qid, cid, told: false }, limit);
+    }
+
+    fn request_abort(&mut self, now: Instant, target: Target, limit: Duration) {
         if !self.is_live() {
             return;
         }
         let waiting = &mut self.link.aborts.waiting;
         if waiting.len() < MOST_WAITING {
-            waiting.push_back((Target { qid, cid }, limit, now + limit));
+            waiting.push_back((target, limit, now + limit));
         }
         self.send_aborts(now);
     }
@@ -81,8 +92,10 @@ impl Controller {
             _ if cqe.dw0.get() & 1 == 0 => AbortOutcome::Aborted,
             _ => AbortOutcome::NotAborted,
         };
-        let Target { qid, cid } = target;
-        self.emit(ControllerEvent::Abort { qid, cid, outcome });
+        let Target { qid, cid, told } = target;
+        if told {
+            self.emit(ControllerEvent::Abort { qid, cid, outcome });
+        }
         self.send_aborts(now);
     }
 

@@ -11,10 +11,13 @@ impl Channel {
     ///
     /// One that is not in a queue, because it waits for a path, for room or for its time, ends with
     /// [`IoError::Cancelled`](crate::IoError::Cancelled) in the next [`poll`](Self::poll). One that
-    /// a controller has is not given back before its answer has come, or its connection is lost: it
-    /// then ends as it did, but is not sent again. At the latest that is after
+    /// a controller has is not given back before its answer has come, or its connection is lost. The
+    /// controller is asked to abort it (`NVMe 2.1 §5.1.1`), unless
+    /// [`on_timeout`](crate::ControllerOptions::on_timeout) wants no Abort, or more than 64 wait for
+    /// one. If it does, the request is cancelled; if it had done it, or does not care, the request ends
+    /// as it did; in no case is it sent again. The end comes at the latest after
     /// [`io_timeout`](crate::ChannelOptions::io_timeout), when the controller is reset. A write that
-    /// was cancelled while its outcome was open says so:
+    /// was cancelled while its outcome was open, or aborted, which may be in the middle of it, says so:
     /// [`IoCompletion::uncertain`](crate::IoCompletion::uncertain).
     pub fn cancel(&mut self, user_data: u64) -> usize {
         self.cancel_where(|entry| entry == user_data)
@@ -68,11 +71,12 @@ impl Channel {
         next
     }
 
-    /// Notes the end of a request that is not wanted any more, unless a queue has it.
+    /// Notes the end of a request that is not wanted any more; or asks for its end, where a queue has it.
     fn take_out(&mut self, at: u32, why: Hopeless) {
         let head = self.slab[at].head;
         match self.slab[at].place {
-            Place::Free { .. } | Place::InFlight(_) => return,
+            Place::Free { .. } => return,
+            Place::InFlight(association) => return self.abort_unwanted(at, association),
             Place::Waiting => {
                 // On the way to a queue; or its end is noted already.
                 let waiting = &mut self.heads[head].waiting;

@@ -51,7 +51,8 @@ impl Channel {
 
     fn decide(&mut self, trouble: &Trouble, now: Instant, done: &mut Vec<IoCompletion>) {
         let (at, status) = (trouble.at, trouble.status);
-        self.slab[at].uncertain |= trouble.lost;
+        // An Abort may come in the middle of a write.
+        self.slab[at].uncertain |= trouble.lost || status.is(Status::ABORT_REQUESTED);
         if self.closed && (trouble.lost || !status.dnr()) {
             // The host ends: nothing is waited for, and nothing is tried again.
             self.slab[at].uncertain |= trouble.lost;

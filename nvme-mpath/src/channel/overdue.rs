@@ -12,7 +12,7 @@ use super::request::Place;
 use crate::error::IoOp;
 use crate::ids::AssociationId;
 use crate::mailbox::Command;
-use crate::options::OverdueAction;
+use crate::options::{OverdueAction, TimeoutPolicy};
 
 /// A request that was not answered in time.
 pub(super) struct Overdue {
@@ -30,6 +30,14 @@ enum Step {
     Act,
     /// It was to be aborted, and has not ended.
     Reset,
+}
+
+/// What is done about an operation that takes too long.
+fn policy(op: IoOp, policy: &TimeoutPolicy) -> OverdueAction {
+    match op {
+        IoOp::Read | IoOp::Compare => policy.reads,
+        _ => policy.writes,
+    }
 }
 
 impl Channel {
@@ -79,6 +87,22 @@ impl Channel {
         }
     }
 
+    /// Asks the controller that has a request to give it up, because nobody wants it any more. What it
+    /// makes of that is told by the command's own completion. Where aborting is not wanted at all, or
+    /// the queue cannot name the command, nothing is asked.
+    pub(super) fn abort_unwanted(&mut self, at: u32, association: AssociationId) {
+        let Some(place) = self.queues.find(association) else { return };
+        let (tag, op) = (self.slab.tag(at), self.slab[at].op);
+        let q = self.queues.at(place);
+        if q.overdue || policy(op, &q.on_timeout) != OverdueAction::AbortThenReset {
+            return;
+        }
+        let Some(cid) = q.queue.command_id(tag) else { return };
+        let limit = q.on_timeout.abort_wait.min(self.options.io_timeout);
+        let (channel, overdue) = (self.letters.id, false);
+        self.shared.commands.send(Command::Abort { association, channel, cid, limit, overdue });
+    }
+
     fn climb(&mut self, now: Instant) -> Option<Instant> {
         let mut list = std::mem::take(&mut self.overdue);
         list.retain_mut(|overdue| overdue.due > now || self.act(overdue, now));
@@ -102,16 +126,14 @@ impl Channel {
         if q.overdue {
             return false;
         }
-        let policy = match self.slab[at].op {
-            IoOp::Read | IoOp::Compare => q.on_timeout.reads,
-            _ => q.on_timeout.writes,
-        };
+        let policy = policy(self.slab[at].op, &q.on_timeout);
         let wait = q.on_timeout.abort_wait.min(self.options.io_timeout);
         let command = q.queue.command_id(tag);
         let (commands, channel) = (&self.shared.commands, self.letters.id);
         match (overdue.step, policy, command) {
             (Step::Act, OverdueAction::AbortThenReset, Some(cid)) => {
-                commands.send(Command::Abort { association, channel, cid, limit: wait });
+                let limit = wait;
+                commands.send(Command::Abort { association, channel, cid, limit, overdue: true });
                 (overdue.step, overdue.due) = (Step::Reset, now + wait);
                 true
             }

@@ -77,9 +77,8 @@ impl IoRequest {
 
     /// The request is given up so long after its submission, on the host's clock. One that waits, for
     /// a path, for room, for its time or for a fence, then ends with
-    /// [`IoError::Expired`]. One that a controller has is not given back
-    /// before it is safe: it ends when it is answered, with that answer, or when its connection is
-    /// lost, and is not sent again. Without this a request waits as long as head and channel allow.
+    /// [`IoError::Expired`]. One that a controller has is not given back before it is safe: it is
+    /// aborted, as by [`Channel::cancel`](crate::Channel::cancel), and not sent again. Without this a request waits as long as head and channel allow.
     #[must_use]
     pub const fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
@@ -110,8 +109,8 @@ pub struct IoCompletion {
     /// What Dwords 0 and 1 of the answer carry, if it succeeded: of use for passthrough.
     pub value: u64,
     /// The outcome is open: the request failed, would have changed the namespace, and was sent at
-    /// least once on a connection that was lost before the answer came. The controller may have
-    /// executed it, or may still do so.
+    /// least once on a connection that was lost before the answer came, or was aborted. The controller
+    /// may have executed it, or a part of it, or, if its connection was lost, may still do so.
     pub uncertain: bool,
     /// The buffer is not the request's, but another one of the same length in exchange for it; see
     /// [`HedgeOptions`](crate::HedgeOptions).

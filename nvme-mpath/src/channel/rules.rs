@@ -6,6 +6,7 @@
 //! | passthrough that is not idempotent: connection lost | [`Next::Unknown`] |
 //! | the same: any status | [`Next::Fail`] |
 //! | connection lost, the request is not wanted any more | [`Next::Unwanted`] |
+//! | aborted, as it was asked to because the request is not wanted any more | [`Next::Unwanted`] |
 //! | connection lost, it changes data and its controller may go on | [`Next::Hold`] |
 //! | connection lost, otherwise | [`Next::Send`], any number of times |
 //! | ANA error (SCT 3h, SC 01h to 03h), no DNR | [`Next::AwaitAna`], 100 path errors at most |
@@ -72,6 +73,9 @@ pub(super) fn next(case: Case) -> Next {
             (false, false) => Next::Send,
         };
     }
+    if unwanted && status.is(Status::ABORT_REQUESTED) {
+        return Next::Unwanted;
+    }
     if unwanted || case.once || status.dnr() {
         return Next::Fail;
     }
@@ -128,6 +132,9 @@ mod tests {
             (never, Next::Fail),
             (unwanted(ana), Next::Fail),
             (unwanted(other), Next::Fail),
+            (unwanted(answered(Status::ABORT_REQUESTED)), Next::Unwanted),
+            (answered(Status::ABORT_REQUESTED), Next::Again),
+            (once(unwanted(answered(Status::ABORT_REQUESTED))), Next::Unwanted),
             (once(lost), Next::Unknown),
             (once(Case { may_live_on: true, ..lost }), Next::Unknown),
             (once(ana), Next::Fail),

@@ -62,8 +62,8 @@ impl Control {
                 self.queue_returned(association, channel, queue);
             }
             Command::AnaError { association, nsid } => self.ana_error(association, nsid, now),
-            Command::Abort { association, channel, cid, limit } => {
-                self.abort(association, channel, cid, limit, now);
+            Command::Abort { association, channel, cid, limit, overdue } => {
+                self.abort(association, (channel, cid), limit, overdue, now);
             }
             Command::IoTimeout { association, command, aborted } => {
                 self.io_timeout(association, command, aborted, now);

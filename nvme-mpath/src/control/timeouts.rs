@@ -12,20 +12,24 @@ use crate::event::{Event, TimeoutStep};
 use crate::ids::{AssociationId, ChannelId};
 
 impl Control {
-    /// A channel wants a command of its queue aborted.
+    /// A channel wants a command of its queue aborted, because it is overdue or not wanted any more.
     pub(super) fn abort(
         &mut self,
         id: AssociationId,
-        channel: ChannelId,
-        cid: u16,
+        (channel, cid): (ChannelId, u16),
         limit: Duration,
+        overdue: bool,
         now: Instant,
     ) {
         let Some(at) = self.find_association(id) else { return };
         let Some(qid) = self.queue_of(at, channel) else { return };
-        self.tell_step(at, qid, cid, TimeoutStep::Aborting, now);
-        if let Some(slot) = self.slots[at].as_mut() {
-            slot.machine.abort(now, qid, cid, limit);
+        if overdue {
+            self.tell_step(at, qid, cid, TimeoutStep::Aborting, now);
+        }
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        match overdue {
+            true => slot.machine.abort(now, qid, cid, limit),
+            false => slot.machine.abort_unwanted(now, qid, cid, limit),
         }
         self.drain(at, now);
     }

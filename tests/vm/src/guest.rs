@@ -249,6 +249,17 @@ impl Guest {
             .ok_or(Error::Unknown { what: "port", number: port.into() })
     }
 
+    /// Bytes that went to and from the target's port (from 1) since the guest was booted. Known without
+    /// asking the guest, whose one processor may have no time for it under load.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a port beyond [`Config::ports`].
+    pub fn moved(&self, port: u16) -> Result<u64> {
+        let at = usize::from(port).checked_sub(1);
+        at.and_then(|at| self.relay.moved(at))
+            .ok_or(Error::Unknown { what: "port", number: port.into() })
+    }
+
     /// Where the target's port (from 1) is inside the guest, which is also what the guest's
     /// discovery log names. The host reaches it by [`Guest::addr`] only.
     ///

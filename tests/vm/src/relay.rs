@@ -15,7 +15,8 @@ mod tests;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -35,6 +36,7 @@ const BACKLOG: i32 = 128;
 /// by resets if need be: QEMU must have ended before.
 pub(crate) struct Relay {
     addresses: Vec<SocketAddr>,
+    moved: Vec<Arc<AtomicU64>>,
     orders: mpsc::Sender<Order>,
     /// Wakes the thread by a byte for an order, and ends it by its end.
     waker: Option<UnixStream>,
@@ -53,18 +55,24 @@ impl Relay {
     pub(crate) fn start(targets: &[SocketAddr]) -> io::Result<Self> {
         let ports = targets.iter().map(|&to| Port::open(to)).collect::<io::Result<Vec<_>>>()?;
         let addresses = ports.iter().map(|port| port.address).collect();
+        let moved = ports.iter().map(|port| Arc::clone(&port.moved)).collect();
         let (waker, wake) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         let (orders, received) = mpsc::channel();
         let server = Server { ports, connections: Vec::new(), orders: received, wake };
         let thread =
             thread::Builder::new().name("relay".to_owned()).spawn(move || server.serve())?;
-        Ok(Self { addresses, orders, waker: Some(waker), thread: Some(thread) })
+        Ok(Self { addresses, moved, orders, waker: Some(waker), thread: Some(thread) })
     }
 
     /// Where the port (from 0) is reached.
     pub(crate) fn address(&self, port: usize) -> Option<SocketAddr> {
         self.addresses.get(port).copied()
+    }
+
+    /// Bytes that all connections of the port (from 0) have moved, in both directions.
+    pub(crate) fn moved(&self, port: usize) -> Option<u64> {
+        self.moved.get(port).map(|moved| moved.load(Ordering::Relaxed))
     }
 
     /// Begins to listen at a port (from 0) or ceases to, in which case the system refuses new
@@ -95,6 +103,7 @@ struct Port {
     /// Bound and never listening: keeps the port while nobody listens.
     _claim: Socket,
     listener: Option<TcpListener>,
+    moved: Arc<AtomicU64>,
 }
 
 impl Port {
@@ -102,7 +111,8 @@ impl Port {
         let claim = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let unknown = || io::Error::other("the bound address is no IP address");
         let address = claim.local_addr()?.as_socket().ok_or_else(unknown)?;
-        let mut port = Self { address, target, _claim: claim, listener: None };
+        let mut port =
+            Self { address, target, _claim: claim, listener: None, moved: Arc::default() };
         port.listen()?;
         Ok(port)
     }
@@ -125,7 +135,8 @@ impl Port {
         while let Some(listener) = &self.listener {
             match listener.accept() {
                 // When QEMU cannot even be asked, the client sees its connection end.
-                Ok((client, _)) => connections.extend(Connection::open(client, self.target).ok()),
+                Ok((client, _)) => connections
+                    .extend(Connection::open(client, self.target, Arc::clone(&self.moved)).ok()),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}

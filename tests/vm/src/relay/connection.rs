@@ -17,6 +17,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -59,6 +61,8 @@ pub(super) struct Connection {
     down_ended: bool,
     /// QEMU's socket reports a hang-up whenever it is polled.
     hung: bool,
+    /// Bytes that were read, in both directions, by all connections of the port.
+    moved: Arc<AtomicU64>,
 }
 
 /// The end of the client's stream.
@@ -82,7 +86,11 @@ enum End {
 
 impl Connection {
     /// Begins to connect to QEMU.
-    pub(super) fn open(client: TcpStream, target: SocketAddr) -> io::Result<Self> {
+    pub(super) fn open(
+        client: TcpStream,
+        target: SocketAddr,
+        moved: Arc<AtomicU64>,
+    ) -> io::Result<Self> {
         client.set_nonblocking(true)?;
         client.set_nodelay(true)?;
         let qemu = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
@@ -104,6 +112,7 @@ impl Connection {
             up_ended: UpEnd::Open,
             down_ended: false,
             hung: false,
+            moved,
         })
     }
 
@@ -188,6 +197,7 @@ impl Connection {
                     self.up_ended = UpEnd::Read(limit);
                 }
                 Some(Err(_)) => self.lose_client(),
+                Some(Ok(Some(count))) => self.count(count),
                 _ => {}
             }
         }
@@ -205,7 +215,7 @@ impl Connection {
         if self.down.is_empty() && (failed || self.hung || qemu.contains(PollFlags::IN)) {
             match self.down.fill(&mut self.qemu) {
                 Ok(Some(0)) => self.down_ended = true,
-                Ok(_) => {}
+                Ok(count) => self.count(count.unwrap_or(0)),
                 Err(_) => return Err(End::Reset),
             }
         }
@@ -223,6 +233,10 @@ impl Connection {
             false if failed => Err(End::Reset),
             _ => Ok(()),
         }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn reads_client(&self) -> bool {

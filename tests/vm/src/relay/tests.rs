@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -104,7 +105,7 @@ fn a_client_that_ends_in_order_does_not_wait_for_ever_to_be_read() {
     client.set_nonblocking(true).expect("a mode");
     let (accepted, _) = front.accept().expect("the client");
     let target = back.local_addr().expect("its address");
-    let mut connection = Connection::open(accepted, target).expect("a connection");
+    let mut connection = Connection::open(accepted, target, Arc::default()).expect("a connection");
     let (qemu, _) = back.accept().expect("the relay's connection");
     qemu.set_read_timeout(Some(LIMIT)).expect("a limit");
 
