@@ -81,6 +81,7 @@ pub(crate) fn io_errno(error: &IoError) -> (c_int, u16) {
         IoError::NoQueue { .. } => (e::EUSERS, 0),
         IoError::Formatted { .. } => (e::ESTALE, 0),
         IoError::Metadata { .. } => (e::EOPNOTSUPP, 0),
+        IoError::TooLarge { .. } => (e::EMSGSIZE, 0),
         IoError::Shutdown { .. } => (e::ESHUTDOWN, 0),
         IoError::Cancelled { .. } => (e::ECANCELED, 0),
         _ => (e::EIO, 0),

@@ -63,12 +63,22 @@ pub enum IoError {
         /// The head.
         head: String,
     },
-    /// The path does not move metadata beside the data: it goes over fabrics, or there is no memory
+    /// No usable path moves metadata beside the data: they go over fabrics, or there is no memory
     /// in one piece for it.
-    #[error("{head}: metadata beside the data cannot be moved on this path")]
+    #[error("{head}: metadata beside the data cannot be moved on any usable path")]
     Metadata {
         /// The head.
         head: String,
+    },
+    /// No usable path moves so much with one command, although
+    /// [`Geometry::max_transfer`](crate::Geometry::max_transfer) allowed it when it was submitted:
+    /// one that could has gone, or there is less memory for copies than that.
+    #[error("{head}: {len} bytes are more than one command can move on any usable path")]
+    TooLarge {
+        /// The head.
+        head: String,
+        /// Bytes of the request's buffer.
+        len: usize,
     },
     /// The host was shut down.
     #[error("{head}: the host was shut down")]

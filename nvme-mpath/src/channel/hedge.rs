@@ -278,7 +278,7 @@ impl Channel {
         let entry = &self.slab[at];
         let Place::InFlight(first) = entry.place else { return false };
         let known = &mut self.heads[entry.head];
-        let Route::Path { path, queue } = elsewhere(known, &self.queues, first) else {
+        let Route::Path { path, queue } = elsewhere(known, &self.queues, |a| a == first) else {
             return false;
         };
         let path = &known.view.paths[path];

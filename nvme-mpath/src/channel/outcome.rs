@@ -102,7 +102,7 @@ impl Channel {
             Next::Elsewhere => {
                 entry.shunned = Some(association);
                 let errors = entry.path_errors;
-                match elsewhere(known, &self.queues, association) {
+                match elsewhere(known, &self.queues, |a| a == association) {
                     Route::Path { .. } | Route::Full => self.send(at),
                     Route::None | Route::Refused { .. } => {
                         self.delay(at, now + PATH_ERROR_DELAY * errors);

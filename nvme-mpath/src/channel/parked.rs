@@ -20,6 +20,7 @@ pub(super) enum Hopeless {
     NoQueue { granted: u16 },
     Formatted,
     Metadata,
+    TooLarge,
     Shutdown,
     Cancelled,
     Expired,
@@ -165,6 +166,9 @@ impl Channel {
                 Hopeless::NoQueue { granted } => IoError::NoQueue { head: name, granted },
                 Hopeless::Formatted => IoError::Formatted { head: name },
                 Hopeless::Metadata => IoError::Metadata { head: name },
+                Hopeless::TooLarge => {
+                    IoError::TooLarge { head: name, len: self.slab[at].data.len() }
+                }
                 Hopeless::Shutdown => IoError::Shutdown { head: name },
                 Hopeless::Cancelled => IoError::Cancelled { head: name },
                 Hopeless::Expired => IoError::Expired { head: name },

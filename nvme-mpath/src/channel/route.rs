@@ -11,6 +11,7 @@ use super::parked::Hopeless;
 use super::policy::{Route, choose, elsewhere};
 use super::request::{Entry, Place};
 use crate::error::IoOp;
+use crate::ids::AssociationId;
 
 /// The command of a request; `None` for passthrough.
 pub(super) fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
@@ -33,7 +34,7 @@ pub(super) fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
 impl Channel {
     /// Sends a request down a path; or lets it wait, or parks it.
     pub(super) fn send(&mut self, at: u32) {
-        if self.try_send(at) == Sent::Full {
+        if matches!(self.try_send(at), Sent::Full) {
             self.wait_for_room(at);
         }
     }
@@ -49,6 +50,32 @@ impl Channel {
     }
 
     fn try_send(&mut self, at: u32) -> Sent {
+        match self.send_but(at, &[]) {
+            Sent::Unfit(association, why) => self.send_where_it_fits(at, association, why),
+            sent => sent,
+        }
+    }
+
+    /// A queue can never take the request. Another path's may; if none does, the request fails.
+    #[cold]
+    fn send_where_it_fits(&mut self, at: u32, first: AssociationId, why: Hopeless) -> Sent {
+        let mut unfit = vec![first];
+        loop {
+            match self.send_but(at, &unfit) {
+                Sent::Unfit(association, _) => unfit.push(association),
+                Sent::Nowhere => {
+                    self.parked.hopeless.push((at, why));
+                    return Sent::Yes;
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Sends a request on any association but those that are known not to fit; mostly that is none,
+    /// of which nothing is left when it is compiled.
+    #[inline(always)]
+    fn send_but(&mut self, at: u32, unfit: &[AssociationId]) -> Sent {
         loop {
             let place = self.slab[at].head;
             let known = &mut self.heads[place];
@@ -68,13 +95,17 @@ impl Channel {
                 (started, kind) = (self.batch_at, Kind::new(entry.op, entry.data.len()));
             }
             let route = match entry.shunned {
+                also if !unfit.is_empty() => {
+                    elsewhere(known, &self.queues, |a| unfit.contains(&a) || also == Some(a))
+                }
                 None => choose(known, &mut self.queues, kind, started),
-                Some(shunned) => elsewhere(known, &self.queues, shunned),
+                Some(shunned) => elsewhere(known, &self.queues, |a| a == shunned),
             };
             let (path, queue) = match route {
                 Route::Path { path, queue } => (path, queue),
                 Route::Full => return Sent::Full,
                 Route::None | Route::Refused { .. } if entry.shunned.take().is_some() => continue,
+                Route::None if !unfit.is_empty() => return Sent::Nowhere,
                 Route::None => {
                     self.park(at);
                     return Sent::Yes;
@@ -119,12 +150,15 @@ impl Channel {
                 }
                 Err(rejected) => {
                     entry.data = rejected.data;
-                    if rejected.reason == RejectReason::Full {
-                        return Sent::Full;
-                    }
-                    if rejected.reason == RejectReason::Metadata {
-                        self.parked.hopeless.push((at, Hopeless::Metadata));
-                        return Sent::Yes;
+                    match rejected.reason {
+                        RejectReason::Full => return Sent::Full,
+                        RejectReason::TooLarge => {
+                            return Sent::Unfit(association, Hopeless::TooLarge);
+                        }
+                        RejectReason::Metadata => {
+                            return Sent::Unfit(association, Hopeless::Metadata);
+                        }
+                        _ => {}
                     }
                     // It died and does not know yet that we know: poll it, and do without it until
                     // the control plane has replaced it.
@@ -144,7 +178,7 @@ impl Channel {
                 self.crowded.swap_remove(turn);
                 continue;
             };
-            if self.try_send(at) == Sent::Full {
+            if matches!(self.try_send(at), Sent::Full) {
                 self.heads[place].waiting.push_front(at);
                 turn += 1;
             }
@@ -152,10 +186,13 @@ impl Channel {
     }
 }
 
-#[derive(PartialEq)]
 enum Sent {
     /// It is taken care of.
     Yes,
     /// The queues are full.
     Full,
+    /// The queue of this association can never take it; the reason to give if no other one can.
+    Unfit(AssociationId, Hopeless),
+    /// There is no other path than those that cannot take it.
+    Nowhere,
 }

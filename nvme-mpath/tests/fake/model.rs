@@ -74,6 +74,8 @@ pub struct Port {
     /// I/O queues granted.
     pub granted: u32,
     pub io: Io,
+    /// Most bytes that its I/O queues take with one command; nobody is told.
+    pub most: usize,
     /// Command Quiesce Time in milliseconds.
     pub cqt: u16,
     /// Cross-controller resets that the controller takes at once; 0: it and its like know of none.
@@ -126,6 +128,7 @@ impl Port {
             anatt: 0,
             granted: 16,
             io: Io::Answer,
+            most: usize::MAX,
             cqt: 0,
             ccrl: 0,
             slow_reset: false,

@@ -120,6 +120,9 @@ impl Queue for FakeQueue {
         if dead {
             return Err(Rejected { reason: RejectReason::NotReady, data });
         }
+        if self.link.qid != 0 && data.len() > self.world.port(&self.port, |port| port.most) {
+            return Err(Rejected { reason: RejectReason::TooLarge, data });
+        }
         if used >= self.capacity {
             return Err(Rejected { reason: RejectReason::Full, data });
         }

@@ -48,9 +48,13 @@ pub(super) fn choose(known: &mut Known, queues: &mut Queues, kind: Kind, now: In
     }
 }
 
-/// A path that is not on this association, in turn; of a lower rank, if need be.
-pub(super) fn elsewhere(known: &mut Known, queues: &Queues, shunned: AssociationId) -> Route {
-    let other = |a: AssociationId| a != shunned && !known.avoids(a);
+/// A path that is not on such an association, in turn; of a lower rank, if need be.
+pub(super) fn elsewhere(
+    known: &mut Known,
+    queues: &Queues,
+    shunned: impl Fn(AssociationId) -> bool,
+) -> Route {
+    let other = |a: AssociationId| !shunned(a) && !known.avoids(a);
     let paths = &known.view.paths;
     let mut full = false;
     for step in 1..=paths.len() {
