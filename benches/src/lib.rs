@@ -3,6 +3,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod floor;
 pub mod instant;
 pub mod ring;
 

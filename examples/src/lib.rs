@@ -7,6 +7,8 @@ pub mod host;
 pub mod meter;
 pub mod narrate;
 pub mod pci;
+pub mod perf;
+mod plot;
 pub mod size;
 pub mod terminal;
 pub mod timeline;

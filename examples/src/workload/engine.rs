@@ -331,6 +331,11 @@ impl Engine {
         }
     }
 
+    /// Latencies are counted anew.
+    pub fn forget_latencies(&mut self) {
+        self.tally.latency.reset();
+    }
+
     /// Requests are failing over: those under way are counted for the longest failover.
     pub fn mark_failover(&mut self) {
         self.requests.iter_mut().flatten().for_each(|r| r.failover = true);

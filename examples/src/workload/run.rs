@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use nvme_mpath::{Channel, Head, IoCompletion, IoError, IoRequest, SubmitReason};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::engine::{Engine, Outcome};
 use super::plan::{Kind, Plan};
@@ -28,6 +29,9 @@ const TOLD_EVERY: Duration = Duration::from_millis(100);
 pub struct Orders {
     stop: AtomicBool,
     sweeps: AtomicU64,
+    measures: AtomicU64,
+    /// Poll without ever sleeping.
+    pub poll: bool,
     /// Write everything once before the plan's pattern begins.
     pub fill_first: bool,
     /// Stop at the first request that fails, unless its head was removed.
@@ -42,6 +46,8 @@ impl Default for Orders {
         Self {
             stop: AtomicBool::new(false),
             sweeps: AtomicU64::new(0),
+            measures: AtomicU64::new(0),
+            poll: false,
             fill_first: false,
             stop_on_failure: false,
             drain_limit: Duration::from_secs(60),
@@ -53,6 +59,11 @@ impl Orders {
     /// Submit nothing more, wait for what is under way, and end.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+    }
+
+    /// Forget the latencies of what has ended so far.
+    pub fn measure(&self) {
+        self.measures.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Read everything that was written once, then go on as before. [`Progress::sweeps`] tells when
@@ -183,6 +194,18 @@ pub struct Report {
     pub tally: Tally,
     /// Why it could not go on, if it could not: a request that the library did not take.
     pub refused: Option<SubmitReason>,
+    /// Why it could not stay on the processor that it was given.
+    pub refused_cpu: Option<io::Error>,
+}
+
+/// Keeps the calling thread on one processor.
+fn stay_on(cpu: usize) -> io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 impl Handle {
@@ -192,6 +215,21 @@ impl Handle {
     /// # Errors
     /// What the operating system says about starting a thread.
     pub fn start(
+        channel: Channel,
+        head: Arc<Head>,
+        plan: Plan,
+        orders: Arc<Orders>,
+    ) -> io::Result<Self> {
+        Self::start_on(None, channel, head, plan, orders)
+    }
+
+    /// Starts a worker that stays on one processor. If that cannot be, it ends without having done
+    /// anything, and [`Report::refused_cpu`] says why.
+    ///
+    /// # Errors
+    /// What the operating system says about starting a thread.
+    pub fn start_on(
+        cpu: Option<usize>,
         channel: Channel,
         head: Arc<Head>,
         plan: Plan,
@@ -208,10 +246,14 @@ impl Handle {
             refused: None,
             failovers: 0,
             swept: 0,
+            measured: 0,
             recent: new_histogram(),
             told_at: Instant::now(),
         };
-        let run = move || worker.run();
+        let run = move || match cpu.map_or(Ok(()), stay_on) {
+            Ok(()) => worker.run(),
+            Err(error) => worker.give_up(error),
+        };
         let thread = std::thread::Builder::new().name("workload".into()).spawn(run)?;
         Ok(Self { progress, thread })
     }
@@ -243,6 +285,8 @@ struct Worker {
     failovers: u64,
     /// Sweeps done.
     swept: u64,
+    /// Orders to measure that were followed.
+    measured: u64,
     recent: Histogram<u64>,
     told_at: Instant,
 }
@@ -268,8 +312,13 @@ impl Worker {
             self.channel.poll(&mut done);
             self.mark();
             if done.is_empty() {
+                if self.orders.poll && self.told_at.elapsed() < TOLD_EVERY {
+                    continue;
+                }
                 self.tell();
-                self.channel.wait(NAP);
+                if !self.orders.poll {
+                    self.channel.wait(NAP);
+                }
                 continue;
             }
             let succeeded = self.reap(&mut done);
@@ -281,9 +330,15 @@ impl Worker {
             }
         }
         self.tell();
-        let report = Report { tally: self.engine.finish(), refused: self.refused };
+        let report =
+            Report { tally: self.engine.finish(), refused: self.refused, refused_cpu: None };
         self.progress.ended.store(true, Ordering::Release);
         report
+    }
+
+    fn give_up(self, error: io::Error) -> Report {
+        self.progress.ended.store(true, Ordering::Release);
+        Report { tally: self.engine.finish(), refused: None, refused_cpu: Some(error) }
     }
 
     fn must_stop(&self) -> bool {
@@ -302,6 +357,11 @@ impl Worker {
             }
             self.engine.end_pass();
             self.progress.filled.store(true, Ordering::Release);
+        }
+        let measures = self.orders.measures.load(Ordering::Acquire);
+        if measures != self.measured {
+            self.measured = measures;
+            self.engine.forget_latencies();
         }
         let ordered = self.orders.sweeps.load(Ordering::Acquire);
         if ordered > self.swept && self.engine.pass().is_none() {

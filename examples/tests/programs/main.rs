@@ -6,5 +6,6 @@ mod nvmeh;
 mod nvmet;
 mod pci;
 mod pci_paths;
+mod perf;
 mod quickstart;
 mod vfio_user;

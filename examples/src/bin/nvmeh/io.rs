@@ -4,18 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
-use nvme_core::nqn::Nqn;
 use nvme_host_examples::meter::Meter;
 use nvme_host_examples::narrate::{About, describe};
-use nvme_host_examples::size;
 use nvme_host_examples::terminal::Screen;
 use nvme_host_examples::timeline::Recorder;
-use nvme_host_examples::workload::{Handle, Orders, Pattern, Tally};
-use nvme_mpath::{ChannelOptions, Events, Head, HedgeOptions, Host, PathPolicy, Window};
+use nvme_host_examples::workload::{Handle, Orders, Tally};
+use nvme_mpath::{ChannelOptions, Events, Head, HedgeOptions, Host, Window};
 
 use crate::report::Report;
-use crate::{Failure, controller_options, interruption, plan, print_json, seconds};
+use crate::work::{self, Work};
+use crate::{Failure, interruption, plan, print_json, seconds};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -23,50 +21,12 @@ pub struct Arguments {
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
 
-    /// What to do
-    #[arg(long, value_enum, default_value = "randread")]
-    pub rw: ReadWrite,
-
-    /// Bytes of a request, such as 512, 4k or 1M
-    #[arg(long, value_parser = size::parse, default_value = "4k")]
-    pub bs: u64,
-
-    /// Requests under way at once, on each channel
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=8192))]
-    pub qd: u16,
+    #[command(flatten)]
+    work: Work,
 
     /// Seconds to go on for
     #[arg(long, value_name = "SECS", default_value = "10", value_parser = seconds)]
     time: Duration,
-
-    /// Stamp every block that is written, check every block that is read, and read everything back
-    /// at the end. With a pattern that only reads, everything is written first
-    #[arg(long)]
-    pub verify: bool,
-
-    /// I/O may destroy what is on the namespace
-    #[arg(long)]
-    write_ok: bool,
-
-    /// Channels, each with a thread and a part of the region of its own
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub channels: u16,
-
-    /// The namespace; the first one unless given
-    #[arg(long, value_name = "ID")]
-    nsid: Option<u32>,
-
-    /// Use so many bytes of the namespace; all of it unless given, but at most 256M with --verify
-    #[arg(long, value_parser = size::parse)]
-    pub size: Option<u64>,
-
-    /// Leave out so many bytes at the beginning of the namespace
-    #[arg(long, value_parser = size::parse, default_value = "0")]
-    pub offset: u64,
-
-    /// How to choose among the paths: round-robin, numa, queue-depth, active-passive, service-time
-    #[arg(long, default_value = "round-robin")]
-    policy: PathPolicy,
 
     /// The URL, by its place from 1, that active-passive prefers
     #[arg(long, value_name = "N")]
@@ -93,29 +53,6 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Names of patterns, as fio has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "lower")]
-pub enum ReadWrite {
-    Read,
-    Write,
-    RandRead,
-    RandWrite,
-    RandRw,
-}
-
-impl ReadWrite {
-    pub const fn pattern(self) -> Pattern {
-        match self {
-            Self::Read => Pattern::Read,
-            Self::Write => Pattern::Write,
-            Self::RandRead => Pattern::RandRead,
-            Self::RandWrite => Pattern::RandWrite,
-            Self::RandRw => Pattern::RandRw,
-        }
-    }
-}
-
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let paths = 1..=arguments.urls.len();
     let named = arguments.prefer.iter().chain(&arguments.marginal);
@@ -123,13 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let why = format!("there is no URL {place}: {} were given", arguments.urls.len());
         return Err(Failure::Usage(why));
     }
-    let rw = arguments.rw.pattern();
-    if (rw.writes() || arguments.verify) && !arguments.write_ok {
-        let what = if rw.writes() { "this --rw" } else { "--verify" };
-        let why =
-            format!("{what} overwrites what is on the namespace; say --write-ok if that is meant");
-        return Err(Failure::Usage(why));
-    }
+    arguments.work.check()?;
     let interrupted = interruption()?;
     let host = nvme_host_examples::host::new()?;
     host.set_delayed_removal(nvme_mpath::DelayedRemoval::like_linux(Window::from(
@@ -163,39 +94,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if report.is_good() { Ok(()) } else { Err(Failure::Told) }
 }
 
-/// Connects to all URLs, and finds the head.
+/// Connects to all URLs, finds the head, and tells it how to choose.
 fn connect(host: &Host, arguments: &Arguments) -> Result<Arc<Head>, Failure> {
-    let mut options = controller_options(arguments.timeout);
-    options.max_io_queues = arguments.channels;
-    let mut nqn: Option<Nqn> = None;
-    let mut controllers = Vec::new();
-    for (place, url) in (1..).zip(&arguments.urls) {
-        options.marginal = arguments.marginal.contains(&place);
-        let controller = host.connect(url, options.clone())?;
-        controllers.push(controller.id());
-        controller.wait_ready(arguments.timeout)?;
-        let Some(info) = controller.info() else { continue };
-        let known = nqn.get_or_insert_with(|| info.subnqn.clone());
-        if *known != info.subnqn {
-            let why = format!("{} and {known} are two subsystems, not two paths", info.subnqn);
-            return Err(Failure::Usage(why));
-        }
-    }
-    let mut heads = host.heads();
-    heads.sort_by_key(|h| h.nsid());
-    let found = heads.iter().find(|h| arguments.nsid.is_none_or(|nsid| h.nsid() == nsid));
-    if let Some(head) = found {
-        head.set_policy(Some(arguments.policy));
-        let preferred = arguments.prefer.and_then(|n| controllers.get(n.checked_sub(1)?).copied());
-        head.set_preferred_path(preferred);
-        head.set_hedged_reads(arguments.hedge.then(HedgeOptions::default));
-    }
-    found.cloned().ok_or_else(|| {
-        let there: Vec<_> = heads.iter().map(|h| h.nsid().to_string()).collect();
-        let there = if there.is_empty() { "none".into() } else { there.join(", ") };
-        let what = arguments.nsid.map_or("no namespace".into(), |n| format!("no namespace {n}"));
-        Failure::Failed(format!("{what} (there are: {there})"))
-    })
+    let place = |n: usize| n.checked_sub(1);
+    let marginal: Vec<usize> = arguments.marginal.iter().copied().filter_map(place).collect();
+    let (head, controllers) =
+        work::connect(host, &arguments.urls, &arguments.work, arguments.timeout, &marginal)?;
+    let preferred = arguments.prefer.and_then(|n| controllers.get(n.checked_sub(1)?).copied());
+    head.set_preferred_path(preferred);
+    head.set_hedged_reads(arguments.hedge.then(HedgeOptions::default));
+    Ok(head)
 }
 
 /// One run, and what it is watched with.
@@ -210,12 +118,12 @@ struct Session {
 
 impl Session {
     fn work(&mut self, host: &Host, arguments: &Arguments) -> Result<Report, Failure> {
-        let pattern = arguments.rw.pattern();
+        let pattern = arguments.work.rw.pattern();
         let mut orders = Orders::default();
         orders.stop_on_failure = true;
-        orders.fill_first = arguments.verify && !pattern.writes();
+        orders.fill_first = arguments.work.verify && !pattern.writes();
         let orders = Arc::new(orders);
-        let plans = plan::plans(arguments, &self.head.geometry())?;
+        let plans = plan::plans(&arguments.work, &self.head.geometry())?;
         let failovers = self.head.stats().failovers;
         let mut workers = Vec::new();
         for plan in plans {
@@ -238,7 +146,7 @@ impl Session {
         self.watch(host, &mut meter, "", |_| since.elapsed() >= arguments.time);
         let time = since.elapsed();
         let (completed, bytes) = (meter.completed() - before.0, meter.bytes() - before.1);
-        if arguments.verify {
+        if arguments.work.verify {
             orders.sweep();
             self.watch(host, &mut meter, "reading everything back", |m| m.sweeps() > 0);
         }
@@ -262,11 +170,11 @@ impl Session {
         let timeline = recorder.map(|r| r.finish(host, &self.head)).unwrap_or_default();
         Ok(Report {
             head: self.head.name().to_owned(),
-            rw: format!("{:?}", arguments.rw).to_ascii_lowercase(),
-            bs: arguments.bs,
-            qd: arguments.qd,
-            channels: arguments.channels,
-            verify: arguments.verify,
+            rw: format!("{:?}", arguments.work.rw).to_ascii_lowercase(),
+            bs: arguments.work.bs,
+            qd: arguments.work.qd,
+            channels: arguments.work.channels,
+            verify: arguments.work.verify,
             tally,
             completed,
             bytes,

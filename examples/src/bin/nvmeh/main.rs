@@ -1,4 +1,5 @@
-//! `nvmeh`: looks at NVMe subsystems over TCP and PCIe, does verified I/O on them, or is one.
+//! `nvmeh`: looks at NVMe subsystems over TCP and PCIe, does verified or measured I/O on them, or is
+//! one.
 
 #![forbid(unsafe_code)]
 
@@ -6,12 +7,15 @@ mod bind;
 mod discover;
 mod io;
 mod list;
+mod measured;
+mod perf;
 mod plan;
 mod report;
 mod status;
 mod target;
 mod timeline;
 mod watch;
+mod work;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,6 +49,8 @@ enum Command {
     List(list::Arguments),
     /// Read and write a namespace, over one path or several
     Io(io::Arguments),
+    /// Measure I/O: rates, latencies, and what they cost
+    Perf(perf::Arguments),
     /// Look at heads and paths live, on a terminal
     Watch(watch::Arguments),
     /// Draw a run that `quickstart --json` or `nvmeh io --json` has recorded
@@ -81,6 +87,7 @@ fn main() -> ExitCode {
         Command::Discover(arguments) => discover::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Io(arguments) => io::run(&arguments),
+        Command::Perf(arguments) => perf::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Timeline(arguments) => timeline::run(&arguments),
         Command::Target(arguments) => target::run(&arguments),

@@ -1,0 +1,287 @@
+//! `nvmeh perf`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use nvme_host_benches::floor::{Floor, Shape};
+use nvme_host_examples::meter::Meter;
+use nvme_host_examples::perf::{Cost, Moment, Picture};
+use nvme_host_examples::terminal::Screen;
+use nvme_host_examples::workload::{Handle, Orders, Tally};
+use nvme_mpath::{ChannelOptions, Head, Host};
+
+use crate::measured::{Measured, Rival};
+use crate::work::{self, ReadWrite, Work};
+use crate::{Failure, interruption, plan, print_json, seconds};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Paths to one subsystem, such as tcp://192.0.2.7:4420/nqn.2026-01.org.example:sub
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+
+    #[command(flatten)]
+    work: Work,
+
+    /// Seconds that are measured
+    #[arg(long, value_name = "SECS", default_value = "10", value_parser = seconds)]
+    time: Duration,
+
+    /// Seconds before that, which are not
+    #[arg(long, value_name = "SECS", default_value = "1", value_parser = seconds)]
+    warmup: Duration,
+
+    /// Processors, from 0, on which the channels stay, the first on the first and so on
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    cpu: Vec<usize>,
+
+    /// Sleep while there is nothing to do; otherwise channels poll all the time
+    #[arg(long)]
+    sleep: bool,
+
+    /// Ask for digests of headers (tcp:// only)
+    #[arg(long)]
+    hdgst: bool,
+
+    /// Ask for digests of data (tcp:// only)
+    #[arg(long)]
+    ddgst: bool,
+
+    /// Measure something else as well, for as long, and compare
+    #[arg(long, value_enum, value_name = "WHAT")]
+    vs: Option<Versus>,
+
+    /// Longest wait for each controller
+    #[arg(long, value_name = "SECS", default_value = "10", value_parser = seconds)]
+    timeout: Duration,
+
+    /// Draw latencies, and IOPS over time
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Versus {
+    /// Two sockets on this machine that move the same bytes and do nothing else
+    Floor,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let work = &arguments.work;
+    work.check()?;
+    let urls = urls(arguments)?;
+    if arguments.time.is_zero() {
+        return Err(Failure::Usage("--time must not be 0".into()));
+    }
+    if !arguments.cpu.is_empty() && arguments.cpu.len() != usize::from(work.channels) {
+        let (cpus, channels) = (arguments.cpu.len(), work.channels);
+        let why = format!("--cpu names {cpus} processors for {channels} channels");
+        return Err(Failure::Usage(why));
+    }
+    if arguments.vs.is_some() && work.rw == ReadWrite::RandRw {
+        return Err(Failure::Usage("--vs floor reads or writes; it does not mix them".into()));
+    }
+    let interrupted = interruption()?;
+    let host = nvme_host_examples::host::new()?;
+    let (head, _) = work::connect(&host, &urls, work, arguments.timeout, &[])?;
+    let mut run = Run { screen: Screen::stderr(), interrupted, moments: Vec::new() };
+    let mut measured = run.measure(&host, &head, arguments)?;
+    if arguments.vs.is_some() && measured.errors.is_empty() {
+        measured.rival = run.floor(arguments)?;
+    }
+    run.screen.clear();
+    if let Some(path) = &arguments.svg {
+        let (title, result) = measured.headline();
+        let picture = Picture {
+            title: &title,
+            result: &result,
+            moments: &measured.moments,
+            latencies: &measured.tally.latency,
+        };
+        std::fs::write(path, picture.draw())
+            .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
+    }
+    if arguments.json {
+        print_json(&measured.to_json());
+    } else {
+        measured.print();
+    }
+    for error in &measured.errors {
+        eprintln!("nvmeh: {error}");
+    }
+    drop(head);
+    host.shutdown_forced(Duration::from_secs(5))?;
+    if measured.is_good() { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// The URLs with what was asked for of digests.
+fn urls(arguments: &Arguments) -> Result<Vec<String>, Failure> {
+    let asked: Vec<&str> = [(arguments.hdgst, "hdgst=1"), (arguments.ddgst, "ddgst=1")]
+        .into_iter()
+        .filter_map(|(asked, parameter)| asked.then_some(parameter))
+        .collect();
+    let with = |url: &String| {
+        if asked.is_empty() {
+            return Ok(url.clone());
+        }
+        if !url.starts_with("tcp://") {
+            let why = format!("{url}: --hdgst and --ddgst are for tcp:// only");
+            return Err(Failure::Usage(why));
+        }
+        let join = if url.contains('?') { '&' } else { '?' };
+        Ok(format!("{url}{join}{}", asked.join("&")))
+    };
+    arguments.urls.iter().map(with).collect()
+}
+
+struct Run {
+    screen: Screen<std::io::Stderr>,
+    interrupted: Arc<AtomicBool>,
+    moments: Vec<Moment>,
+}
+
+impl Run {
+    fn measure(
+        &mut self,
+        host: &Host,
+        head: &Arc<Head>,
+        arguments: &Arguments,
+    ) -> Result<Measured, Failure> {
+        let work = &arguments.work;
+        let mut orders = Orders::default();
+        orders.stop_on_failure = true;
+        orders.fill_first = work.verify && !work.rw.pattern().writes();
+        orders.poll = !arguments.sleep;
+        let orders = Arc::new(orders);
+        let mut workers = Vec::new();
+        for (i, plan) in plan::plans(work, &head.geometry())?.into_iter().enumerate() {
+            let mut options = ChannelOptions::default();
+            options.depth = plan.depth;
+            let channel = host.channel(options)?;
+            let (cpu, head) = (arguments.cpu.get(i).copied(), Arc::clone(head));
+            workers.push(Handle::start_on(cpu, channel, head, plan, Arc::clone(&orders))?);
+        }
+        let mut meter = Meter::new(workers.iter().map(|w| Arc::clone(w.progress())).collect());
+        if orders.fill_first {
+            self.watch(&mut meter, "writing everything once", Meter::all_filled);
+        }
+        let since = Instant::now();
+        self.watch(&mut meter, "warming up", |_| since.elapsed() >= arguments.warmup);
+        orders.measure();
+        meter.sample();
+        self.moments.clear();
+        let (since, cost) = (Instant::now(), Cost::now());
+        let before = (meter.completed(), meter.bytes());
+        self.watch(&mut meter, "measuring", |_| since.elapsed() >= arguments.time);
+        let (time, cost) = (since.elapsed(), Cost::now().since(&cost));
+        let (completed, bytes) = (meter.completed() - before.0, meter.bytes() - before.1);
+        let moments = std::mem::take(&mut self.moments);
+        if work.verify {
+            orders.sweep();
+            self.watch(&mut meter, "reading everything back", |m| m.sweeps() > 0);
+        }
+        orders.stop();
+        if self.is_interrupted() {
+            // Whoever waits for a path is not waited for.
+            head.set_fail_if_no_path(true);
+        }
+        while !meter.all_ended() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut errors: Vec<String> = Vec::new();
+        errors.extend(meter.first_failure().map(|e| e.to_string()));
+        errors.extend(meter.removal().map(|e| e.to_string()));
+        let mut tally = Tally::default();
+        for (i, worker) in workers.into_iter().enumerate() {
+            let ended = worker.join().map_err(|_| Failure::Failed("a worker panicked".into()))?;
+            tally.add(&ended.tally);
+            errors.extend(ended.refused.map(|r| r.to_string()));
+            let cpu = arguments.cpu.get(i).copied().unwrap_or_default();
+            errors.extend(ended.refused_cpu.map(|e| format!("staying on processor {cpu}: {e}")));
+        }
+        Ok(Measured {
+            head: head.name().to_owned(),
+            rw: work.name(),
+            bs: work.bs,
+            qd: work.qd,
+            channels: work.channels,
+            polled: !arguments.sleep,
+            verify: work.verify,
+            tally,
+            completed,
+            bytes,
+            time,
+            cost,
+            moments,
+            rival: None,
+            errors,
+        })
+    }
+
+    /// The same over bare sockets, a pair for each channel. `None` if it was interrupted.
+    fn floor(&mut self, arguments: &Arguments) -> Result<Option<Rival>, Failure> {
+        let work = &arguments.work;
+        let bytes = usize::try_from(work.bs).map_err(|e| Failure::Usage(e.to_string()))?;
+        let write = work.rw.pattern().writes();
+        let shape = Shape { write, bytes, depth: work.qd.into() };
+        self.screen.live("measuring bare sockets");
+        let (warmup, time) = (arguments.warmup, arguments.time);
+        let interrupted = &self.interrupted;
+        let pair = || -> std::io::Result<f64> {
+            let mut floor = Floor::new(shape)?;
+            // So many at once that looking at the clock costs nothing, and that the pipe does not
+            // run empty often.
+            let batch = u64::from(work.qd) * 64;
+            let mut go = |limit: Duration| {
+                let (since, mut ended) = (Instant::now(), 0);
+                while since.elapsed() < limit && !interrupted.load(Ordering::Acquire) {
+                    floor.run(batch, |n| ended += n)?;
+                }
+                Ok::<_, std::io::Error>(ended as f64 / since.elapsed().as_secs_f64().max(1e-9))
+            };
+            go(warmup)?;
+            go(time)
+        };
+        let rates: Vec<std::io::Result<f64>> = std::thread::scope(|scope| {
+            let pairs: Vec<_> = (0..work.channels).map(|_| scope.spawn(pair)).collect();
+            let panicked = || Err(std::io::Error::other("a thread panicked"));
+            pairs.into_iter().map(|p| p.join().unwrap_or_else(|_| panicked())).collect()
+        });
+        if self.is_interrupted() {
+            return Ok(None);
+        }
+        let failed = |e: std::io::Error| Failure::Failed(format!("bare sockets: {e}"));
+        let iops = rates.into_iter().sum::<std::io::Result<f64>>().map_err(failed)?;
+        Ok(Some(Rival { name: "floor", iops }))
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+    }
+
+    /// Shows what happens, and notes it, until it is over, one way or another.
+    fn watch(&mut self, meter: &mut Meter, what: &str, over: impl Fn(&Meter) -> bool) {
+        let begun = Instant::now();
+        let mut noted = 0.0;
+        while !over(meter) && !meter.all_ended() && !self.is_interrupted() {
+            std::thread::sleep(Duration::from_millis(50));
+            let t = begun.elapsed().as_secs_f64();
+            let sample = meter.sample();
+            if t - noted >= 0.25 {
+                noted = t;
+                let us = |time: Duration| time.as_nanos() as f64 / 1e3;
+                let (p50_us, p99_us) = (us(sample.p50), us(sample.p99));
+                self.moments.push(Moment { t, iops: sample.iops, p50_us, p99_us });
+            }
+            self.screen.live(&format!("{t:5.1} s  {what}: {sample}"));
+        }
+    }
+}
