@@ -44,7 +44,7 @@ if ! cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"; then
 fi
 
 step "fuzz targets compile"
-cargo check --manifest-path fuzz/Cargo.toml --locked
+RUSTFLAGS="-D warnings" cargo check --manifest-path fuzz/Cargo.toml --locked
 
 step "quickstart"
 cargo run --release --locked --example quickstart -- --json

@@ -124,8 +124,9 @@
 // Force unit access: a write is durable when it ends; a read comes from the medium.
 #define NVMEH_FUA 1
 
-// A read may be sent down a second path (nvmeh_head_set_hedged_reads()): its data are read into memory of
-// the channel's, and copied at the end. Other requests, and heads without hedged reads, leave it alone.
+// A read may be sent down a second path (nvmeh_head_set_hedged_reads()): its data are read into
+// memory of the channel's, and copied at the end. Other requests, and heads without hedged reads,
+// leave it alone.
 #define NVMEH_HEDGE 2
 
 // Read.
@@ -1061,9 +1062,10 @@ int nvmeh_channel_parked(struct nvmeh_channel *channel);
 // nvmeh_last_error()). In the child of a fork nothing but the handle ends.
 void nvmeh_channel_destroy(struct nvmeh_channel *channel);
 
-// Reads `len` bytes at byte `offset` into `buf`. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
-// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
-// to a number by which the request can be cancelled. The memory is the library's until the end.
+// Reads `len` bytes at byte `offset` into `buf`. It may stay in a batch until the channel is polled,
+// armed or kicked. `callback` is called with `arg` at the end; NULL: the end is taken out by
+// nvmeh_channel_reap(). `id`, unless NULL, is set to a number by which the request can be cancelled.
+// The memory is the library's until the end.
 //
 // Returns 0; -EAGAIN: the channel is full, poll and try again; -EINVAL: no length, or offset or length
 // no multiple of the block size, or a flag that does not exist; -ERANGE: not inside the namespace;
@@ -1096,8 +1098,8 @@ int nvmeh_submit_readv(struct nvmeh_channel *channel,
                        void *arg,
                        uint64_t *id);
 
-// Reads `len` bytes at byte `offset` into `buf`, and waits for the end. Other requests of the channel go on meanwhile; they are called back
-// for by the next poll.
+// Reads `len` bytes at byte `offset` into `buf`, and waits for the end. Other requests of the
+// channel go on meanwhile; they are called back for by the next poll.
 //
 // Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
 // from within a callback, too.
@@ -1118,9 +1120,10 @@ int nvmeh_readv(struct nvmeh_channel *channel,
                 uint64_t offset,
                 uint32_t flags);
 
-// Writes `len` bytes from `buf` to byte `offset`. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
-// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
-// to a number by which the request can be cancelled. The memory is the library's until the end.
+// Writes `len` bytes from `buf` to byte `offset`. It may stay in a batch until the channel is
+// polled, armed or kicked. `callback` is called with `arg` at the end; NULL: the end is taken out by
+// nvmeh_channel_reap(). `id`, unless NULL, is set to a number by which the request can be cancelled.
+// The memory is the library's until the end.
 //
 // Errors and thread: as nvmeh_submit_read().
 int nvmeh_submit_write(struct nvmeh_channel *channel,
@@ -1147,8 +1150,8 @@ int nvmeh_submit_writev(struct nvmeh_channel *channel,
                         void *arg,
                         uint64_t *id);
 
-// Writes `len` bytes from `buf` to byte `offset`, and waits for the end. Other requests of the channel go on meanwhile; they are called back
-// for by the next poll.
+// Writes `len` bytes from `buf` to byte `offset`, and waits for the end. Other requests of the
+// channel go on meanwhile; they are called back for by the next poll.
 //
 // Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
 // from within a callback, too.
@@ -1169,9 +1172,10 @@ int nvmeh_writev(struct nvmeh_channel *channel,
                  uint64_t offset,
                  uint32_t flags);
 
-// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
-// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
-// to a number by which the request can be cancelled. The memory is the library's until the end.
+// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ. It may stay in
+// a batch until the channel is polled, armed or kicked. `callback` is called with `arg` at the end;
+// NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set to a number by which
+// the request can be cancelled. The memory is the library's until the end.
 //
 // Errors and thread: as nvmeh_submit_read().
 int nvmeh_submit_compare(struct nvmeh_channel *channel,
@@ -1198,8 +1202,8 @@ int nvmeh_submit_comparev(struct nvmeh_channel *channel,
                           void *arg,
                           uint64_t *id);
 
-// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ, and waits for the end. Other requests of the channel go on meanwhile; they are called back
-// for by the next poll.
+// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ, and waits for
+// the end. Other requests of the channel go on meanwhile; they are called back for by the next poll.
 //
 // Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
 // from within a callback, too.
@@ -1220,7 +1224,8 @@ int nvmeh_comparev(struct nvmeh_channel *channel,
                    uint64_t offset,
                    uint32_t flags);
 
-// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks. `callback`, `arg` and `id` as in nvmeh_submit_read().
+// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks.
+// `callback`, `arg` and `id` as in nvmeh_submit_read().
 //
 // Errors and thread: as nvmeh_submit_read().
 int nvmeh_submit_write_zeroes(struct nvmeh_channel *channel,
@@ -1232,7 +1237,8 @@ int nvmeh_submit_write_zeroes(struct nvmeh_channel *channel,
                               void *arg,
                               uint64_t *id);
 
-// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks, and waits for the end.
+// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks,
+// and waits for the end.
 //
 // Errors and thread: as nvmeh_read().
 int nvmeh_write_zeroes(struct nvmeh_channel *channel,
@@ -1241,7 +1247,9 @@ int nvmeh_write_zeroes(struct nvmeh_channel *channel,
                        uint64_t len,
                        uint32_t flags);
 
-// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset Management, Deallocate); what they read as afterwards is the controller's to say. `callback`, `arg` and `id` as in nvmeh_submit_read().
+// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset
+// Management, Deallocate); what they read as afterwards is the controller's to say. `callback`,
+// `arg` and `id` as in nvmeh_submit_read().
 //
 // Errors and thread: as nvmeh_submit_read().
 int nvmeh_submit_discard(struct nvmeh_channel *channel,
@@ -1252,7 +1260,9 @@ int nvmeh_submit_discard(struct nvmeh_channel *channel,
                          void *arg,
                          uint64_t *id);
 
-// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset Management, Deallocate); what they read as afterwards is the controller's to say, and waits for the end.
+// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset
+// Management, Deallocate); what they read as afterwards is the controller's to say, and waits for
+// the end.
 //
 // Errors and thread: as nvmeh_read().
 int nvmeh_discard(struct nvmeh_channel *channel,
@@ -1260,7 +1270,8 @@ int nvmeh_discard(struct nvmeh_channel *channel,
                   uint64_t offset,
                   uint64_t len);
 
-// Makes what was written before, and has ended, durable. `callback`, `arg` and `id` as in nvmeh_submit_read().
+// Makes what was written before, and has ended, durable. `callback`, `arg` and `id` as in
+// nvmeh_submit_read().
 //
 // Errors and thread: as nvmeh_submit_read().
 int nvmeh_submit_flush(struct nvmeh_channel *channel,

@@ -16,8 +16,9 @@ use crate::object::{enter, look};
 /// Force unit access: a write is durable when it ends; a read comes from the medium.
 pub const NVMEH_FUA: u32 = 1;
 
-/// A read may be sent down a second path (nvmeh_head_set_hedged_reads()): its data are read into memory of
-/// the channel's, and copied at the end. Other requests, and heads without hedged reads, leave it alone.
+/// A read may be sent down a second path (nvmeh_head_set_hedged_reads()): its data are read into
+/// memory of the channel's, and copied at the end. Other requests, and heads without hedged reads,
+/// leave it alone.
 pub const NVMEH_HEDGE: u32 = 2;
 
 /// What a request is to do, before its memory is looked at.
@@ -180,9 +181,10 @@ const fn one(buf: *mut c_void, len: usize) -> iovec {
     iovec { iov_base: buf, iov_len: len }
 }
 
-/// Reads `len` bytes at byte `offset` into `buf`. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
-/// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
-/// to a number by which the request can be cancelled. The memory is the library's until the end.
+/// Reads `len` bytes at byte `offset` into `buf`. It may stay in a batch until the channel is polled,
+/// armed or kicked. `callback` is called with `arg` at the end; NULL: the end is taken out by
+/// nvmeh_channel_reap(). `id`, unless NULL, is set to a number by which the request can be cancelled.
+/// The memory is the library's until the end.
 ///
 /// Returns 0; -EAGAIN: the channel is full, poll and try again; -EINVAL: no length, or offset or length
 /// no multiple of the block size, or a flag that does not exist; -ERANGE: not inside the namespace;
@@ -239,8 +241,8 @@ pub unsafe extern "C" fn nvmeh_submit_readv(
     unsafe { submit(Target { channel, head }, what, Some((iov, iovcnt)), tell) }
 }
 
-/// Reads `len` bytes at byte `offset` into `buf`, and waits for the end. Other requests of the channel go on meanwhile; they are called back
-/// for by the next poll.
+/// Reads `len` bytes at byte `offset` into `buf`, and waits for the end. Other requests of the
+/// channel go on meanwhile; they are called back for by the next poll.
 ///
 /// Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
 /// from within a callback, too.
@@ -282,9 +284,10 @@ pub unsafe extern "C" fn nvmeh_readv(
     unsafe { block(Target { channel, head }, what, Some((iov, iovcnt))) }
 }
 
-/// Writes `len` bytes from `buf` to byte `offset`. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
-/// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
-/// to a number by which the request can be cancelled. The memory is the library's until the end.
+/// Writes `len` bytes from `buf` to byte `offset`. It may stay in a batch until the channel is
+/// polled, armed or kicked. `callback` is called with `arg` at the end; NULL: the end is taken out by
+/// nvmeh_channel_reap(). `id`, unless NULL, is set to a number by which the request can be cancelled.
+/// The memory is the library's until the end.
 ///
 /// Errors and thread: as nvmeh_submit_read().
 ///
@@ -335,8 +338,8 @@ pub unsafe extern "C" fn nvmeh_submit_writev(
     unsafe { submit(Target { channel, head }, what, Some((iov, iovcnt)), tell) }
 }
 
-/// Writes `len` bytes from `buf` to byte `offset`, and waits for the end. Other requests of the channel go on meanwhile; they are called back
-/// for by the next poll.
+/// Writes `len` bytes from `buf` to byte `offset`, and waits for the end. Other requests of the
+/// channel go on meanwhile; they are called back for by the next poll.
 ///
 /// Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
 /// from within a callback, too.
@@ -378,9 +381,10 @@ pub unsafe extern "C" fn nvmeh_writev(
     unsafe { block(Target { channel, head }, what, Some((iov, iovcnt))) }
 }
 
-/// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ. It may stay in a batch until the channel is polled, armed or kicked. `callback` is called
-/// with `arg` at the end; NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set
-/// to a number by which the request can be cancelled. The memory is the library's until the end.
+/// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ. It may stay in
+/// a batch until the channel is polled, armed or kicked. `callback` is called with `arg` at the end;
+/// NULL: the end is taken out by nvmeh_channel_reap(). `id`, unless NULL, is set to a number by which
+/// the request can be cancelled. The memory is the library's until the end.
 ///
 /// Errors and thread: as nvmeh_submit_read().
 ///
@@ -431,8 +435,8 @@ pub unsafe extern "C" fn nvmeh_submit_comparev(
     unsafe { submit(Target { channel, head }, what, Some((iov, iovcnt)), tell) }
 }
 
-/// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ, and waits for the end. Other requests of the channel go on meanwhile; they are called back
-/// for by the next poll.
+/// Compares `len` bytes at byte `offset` with those in `buf`; -EILSEQ if they differ, and waits for
+/// the end. Other requests of the channel go on meanwhile; they are called back for by the next poll.
 ///
 /// Returns 0, what nvmeh_submit_read() returns, or the result of a completion. Thread: the channel's;
 /// from within a callback, too.
@@ -474,7 +478,8 @@ pub unsafe extern "C" fn nvmeh_comparev(
     unsafe { block(Target { channel, head }, what, Some((iov, iovcnt))) }
 }
 
-/// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks. `callback`, `arg` and `id` as in nvmeh_submit_read().
+/// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks.
+/// `callback`, `arg` and `id` as in nvmeh_submit_read().
 ///
 /// Errors and thread: as nvmeh_submit_read().
 ///
@@ -503,7 +508,8 @@ pub unsafe extern "C" fn nvmeh_submit_write_zeroes(
     }
 }
 
-/// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks, and waits for the end.
+/// Makes `len` bytes at byte `offset` read as zeroes, without sending them; at most 65,536 blocks,
+/// and waits for the end.
 ///
 /// Errors and thread: as nvmeh_read().
 ///
@@ -523,7 +529,9 @@ pub unsafe extern "C" fn nvmeh_write_zeroes(
     }
 }
 
-/// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset Management, Deallocate); what they read as afterwards is the controller's to say. `callback`, `arg` and `id` as in nvmeh_submit_read().
+/// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset
+/// Management, Deallocate); what they read as afterwards is the controller's to say. `callback`,
+/// `arg` and `id` as in nvmeh_submit_read().
 ///
 /// Errors and thread: as nvmeh_submit_read().
 ///
@@ -546,7 +554,9 @@ pub unsafe extern "C" fn nvmeh_submit_discard(
     }
 }
 
-/// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset Management, Deallocate); what they read as afterwards is the controller's to say, and waits for the end.
+/// Tells the controller that `len` bytes at byte `offset` are not needed any more (Dataset
+/// Management, Deallocate); what they read as afterwards is the controller's to say, and waits for
+/// the end.
 ///
 /// Errors and thread: as nvmeh_read().
 ///
@@ -563,7 +573,8 @@ pub unsafe extern "C" fn nvmeh_discard(
     unsafe { block(Target { channel, head }, What::new(IoOp::Discard, offset, len, 0), None) }
 }
 
-/// Makes what was written before, and has ended, durable. `callback`, `arg` and `id` as in nvmeh_submit_read().
+/// Makes what was written before, and has ended, durable. `callback`, `arg` and `id` as in
+/// nvmeh_submit_read().
 ///
 /// Errors and thread: as nvmeh_submit_read().
 ///

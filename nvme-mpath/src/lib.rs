@@ -39,7 +39,7 @@ mod observe;
 mod options;
 mod pin;
 mod policy;
-mod snapshot;
+mod published;
 mod sync;
 mod view;
 mod window;

@@ -9,7 +9,7 @@ use nvme_core::time::Duration;
 use crate::hedge::HedgeOptions;
 use crate::ids::AssociationId;
 use crate::policy::PathPolicy;
-use crate::snapshot::Snapshot;
+use crate::published::Published;
 use crate::window::LossCause;
 
 /// A path that may be used, as far as the control plane knows.
@@ -108,4 +108,4 @@ pub(crate) struct HeadView {
 }
 
 /// Where the current [`HeadView`] is found.
-pub(crate) type ViewCell = Snapshot<HeadView>;
+pub(crate) type ViewCell = Published<HeadView>;

@@ -57,8 +57,9 @@ const IDLE_ROUNDS: u32 = 64;
 
 /// The I/O of one thread. `Send`, not `Sync`: it may be moved, but not shared.
 ///
-/// Dropping a channel gives its idle queues back, for the next channel, and closes the others; requests that are under way are not completed, and their
-/// buffers are dropped after the queues are closed.
+/// Dropping a channel gives its idle queues back, for the next channel, and closes the others;
+/// requests that are under way are not completed, and their buffers are dropped after the queues are
+/// closed.
 pub struct Channel {
     shared: Arc<Shared>,
     letters: Arc<ChannelShared>,

@@ -12,8 +12,8 @@ mod letterbox;
 mod lifecycle;
 #[path = "../../../nvme-mpath/src/pin.rs"]
 mod pin;
-#[path = "../../../nvme-mpath/src/snapshot.rs"]
-mod snapshot;
+#[path = "../../../nvme-mpath/src/published.rs"]
+mod published;
 #[path = "../../../nvme-mpath/src/sync.rs"]
 mod sync;
 #[path = "../../../nvme-mpath/src/window.rs"]

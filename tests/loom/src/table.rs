@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::snapshot::Snapshot;
+use crate::published::Published;
 
 /// What a channel keeps, and does before each request.
 struct Reader {
@@ -12,7 +12,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn refresh(&mut self, cell: &Snapshot<u64>) {
+    fn refresh(&mut self, cell: &Published<u64>) {
         if cell.generation() != self.generation {
             let (generation, value) = cell.load();
             assert!(generation >= self.generation && *value >= *self.value, "back in time");
@@ -26,7 +26,7 @@ impl Reader {
 #[test]
 fn a_reader_has_the_value_of_its_generation_or_a_later_one() {
     loom::model(|| {
-        let cell = Arc::new(Snapshot::new(1_u64));
+        let cell = Arc::new(Published::new(1_u64));
         let publisher = Arc::clone(&cell);
         let publishing = thread::spawn(move || {
             publisher.publish(2);
@@ -48,7 +48,7 @@ fn a_reader_has_the_value_of_its_generation_or_a_later_one() {
 #[test]
 fn two_that_publish_at_once_are_both_noticed() {
     loom::model(|| {
-        let cell = Arc::new(Snapshot::new(0_u64));
+        let cell = Arc::new(Published::new(0_u64));
         let other = Arc::clone(&cell);
         let publishing = thread::spawn(move || other.publish(1));
         let (before, _) = cell.load();

@@ -10,13 +10,13 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 /// See the module's text.
 #[derive(Debug)]
-pub(crate) struct Snapshot<T> {
+pub(crate) struct Published<T> {
     /// On a cache line of its own: every reader reads it, and the lock beside it is written to.
     generation: CachePadded<AtomicU64>,
     value: Mutex<Arc<T>>,
 }
 
-impl<T> Snapshot<T> {
+impl<T> Published<T> {
     pub(crate) fn new(value: T) -> Self {
         Self { generation: CachePadded::new(AtomicU64::new(1)), value: Mutex::new(Arc::new(value)) }
     }
