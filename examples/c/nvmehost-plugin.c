@@ -188,8 +188,11 @@ static int after_fork(void) {
 
 static void unload(void) {
     unsigned at;
-    while (pool.idles > 0)
-        nvmeh_channel_destroy(pool.idle[--pool.idles]);
+    while (pool.idles > 0) {
+        struct nvmeh_channel *channel = pool.idle[--pool.idles];
+        nvmeh_channel_adopt(channel); /* it is of the thread that last served with it */
+        nvmeh_channel_destroy(channel);
+    }
     nvmeh_head_free(head);
     if (host && nvmeh_host_shutdown_forced(host, SHUTDOWN_MS) < 0)
         nbdkit_error("shutting down: %s", nvmeh_last_error());

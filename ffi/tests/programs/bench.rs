@@ -162,3 +162,42 @@ pub fn example(name: &str) -> PathBuf {
 /// Options of valgrind: anything that is wrong, or lost, makes the program fail.
 pub const VALGRIND: [&str; 4] =
     ["-q", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite,indirect"];
+
+/// A program under valgrind, whose words come separately for each of its processes: [`Checked::run`].
+pub struct Checked {
+    logs: PathBuf,
+}
+
+impl Checked {
+    /// `valgrind PROGRAM`, and what tells how it went. `known`: a file of suppressions in `tests/c`.
+    pub fn new(program: &str, known: &str, name: &str) -> (Self, Command) {
+        let logs = tmp().join(format!("valgrind-{name}"));
+        let _ = std::fs::remove_dir_all(&logs);
+        std::fs::create_dir_all(&logs).expect("a directory");
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["-q", "--leak-check=full", "--keep-debuginfo=yes", "--num-callers=40"]);
+        valgrind.arg(format!("--suppressions={}", c(known).display()));
+        valgrind.arg(format!("--log-file={}", logs.join("%p").display())).arg(program);
+        (Self { logs }, valgrind)
+    }
+
+    /// No process has made an error or lost anything, not even possibly.
+    pub fn assert_clean(&self) {
+        let logs: Vec<_> = std::fs::read_dir(&self.logs).expect("logs").collect();
+        assert!(!logs.is_empty(), "valgrind has not run");
+        for log in logs {
+            let text = std::fs::read_to_string(log.expect("a log").path()).expect("a log");
+            assert!(text.is_empty(), "{text}");
+        }
+    }
+}
+
+/// `PROGRAM` with gcc's AddressSanitizer in it, for the sake of what it loads. `options`: variables of
+/// the environment, such as `LSAN_OPTIONS=...`.
+pub fn with_asan(program: &str, options: &[&str]) -> Command {
+    let library = run(Command::new("gcc").arg("-print-file-name=libasan.so"));
+    // By `env`, because `finish` takes a preloaded library away.
+    let mut env = Command::new("env");
+    env.arg(format!("LD_PRELOAD={}", library.trim())).args(options).arg(program);
+    env
+}

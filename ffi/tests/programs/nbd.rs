@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::bench::{finish, run, tmp};
-use crate::programs::{Ports, all, made, run_with_a_cut, target};
+use crate::bench::{Checked, finish, run, tmp, with_asan};
+use crate::programs::{Ports, all, made, make, run_with_a_cut, target};
 
 /// nbdkit with the plugin, which runs a shell script with `$uri` as its client, and ends with it.
 fn nbdkit(program: &mut Command, plugins: &Path, ports: &dyn Ports, script: &str) {
@@ -13,7 +13,8 @@ fn nbdkit(program: &mut Command, plugins: &Path, ports: &dyn Ports, script: &str
         program.arg(format!("url={url}"));
     }
     program.args(["delayed-removal=30", "option=reconnect_delay_ms=100"]);
-    program.arg("--run").arg(format!("set -e\n{script}"));
+    // What is in nbdkit for the plugin's sake is none of its client's business.
+    program.arg("--run").arg(format!("set -e; unset LD_PRELOAD\n{script}"));
 }
 
 fn image(name: &str, mib: u32) -> PathBuf {
@@ -84,6 +85,19 @@ fn an_image_is_copied_in_and_out_while_a_path_goes_and_comes() {
 #[test]
 fn patterns_and_load_by_qemu() {
     patterns(&mut Command::new("nbdkit"), made(), &target(), "nbd");
+}
+
+#[test]
+fn no_error_and_no_leak_by_address_sanitizer() {
+    let plugins = make("gcc", "address");
+    patterns(&mut with_asan("nbdkit", &[]), &plugins, &target(), "nbd-asan");
+}
+
+#[test]
+fn no_error_and_no_leak_by_valgrind() {
+    let (checked, mut nbdkit) = Checked::new("nbdkit", "nbdkit.supp", "nbdkit");
+    patterns(&mut nbdkit, made(), &target(), "nbd-valgrind");
+    checked.assert_clean();
 }
 
 /// What is wrong is told.

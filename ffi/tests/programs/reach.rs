@@ -4,7 +4,7 @@ use std::process::Command;
 
 use nvme_target::Target;
 
-use crate::bench::{STRICT, c, compile, compile_static, installed, run, target};
+use crate::bench::{STRICT, VALGRIND, c, compile, compile_static, installed, run, target};
 
 fn play(command: &mut Command) {
     let (target, [a, b]) = target();
@@ -27,4 +27,10 @@ fn no_error_and_no_leak_by_address_sanitizer() {
     let flags = [&STRICT[..], &["-fsanitize=address"]].concat();
     let program = compile_static("gcc", &installed().plain, &c("reach.c"), "reach-asan", &flags);
     play(&mut Command::new(program));
+}
+
+#[test]
+fn no_error_and_no_leak_by_valgrind() {
+    let program = compile("gcc", &installed().plain, &c("reach.c"), "reach-valgrind", &STRICT);
+    play(Command::new("valgrind").args(VALGRIND).arg(program));
 }
