@@ -122,7 +122,7 @@ static void policies(void) {
     MUST(nvmeh_head_set_fence(head, NULL));
 }
 
-/* Every request goes to the preferred path: the other has no latencies. */
+/* Requests that a path has ended, by its latencies. */
 static uint64_t counted(struct nvmeh_controller *controller, int direction) {
     struct nvmeh_latency_bucket buckets[512];
     uint64_t sum = 0;
@@ -137,11 +137,23 @@ static uint64_t counted(struct nvmeh_controller *controller, int direction) {
     return sum;
 }
 
+/* Waits until `wanted` requests have been counted on both paths: latencies come by way of the control
+ * plane's next look at them. */
+static void until_counted(int direction, uint64_t wanted) {
+    uint64_t sum = 0;
+    int at;
+    for (at = 0; at < 2000 && sum != wanted; at++) {
+        MUST(nvmeh_channel_wait(channel, 10));
+        sum = counted(path[0], direction) + counted(path[1], direction);
+    }
+    IS(sum, wanted);
+}
+
 static void requests(void) {
     struct iovec whole;
     struct nvmeh_request r;
     struct nvmeh_completion c;
-    uint64_t id, ns;
+    uint64_t id, ns, writes = 1, elsewhere;
     size_t at;
     struct { struct nvmeh_request r; uint64_t later; } newer;
     whole.iov_base = a;
@@ -153,8 +165,11 @@ static void requests(void) {
     r.timeout_ms = 60000;
     IS(nvmeh_execute(channel, head, &r), 0);
     /* The other path serves until the preferred one's queue is open. */
-    for (at = 0; at < 20000 && counted(path[1], NVMEH_LATENCY_WRITES) == 0; at++)
+    for (; writes < 20000 && counted(path[1], NVMEH_LATENCY_WRITES) == 0; writes++)
         IS(nvmeh_execute(channel, head, &r), 0);
+    until_counted(NVMEH_LATENCY_WRITES, writes);
+    elsewhere = counted(path[0], NVMEH_LATENCY_WRITES);
+    IS(nvmeh_execute(channel, head, &r), 0);
     whole.iov_base = b;
     r = request(NVMEH_OP_READ, &whole);
     r.flags = NVMEH_HEDGE;
@@ -170,6 +185,8 @@ static void requests(void) {
     IS(c.id == id && c.arg == &r, 1);
     IS(memcmp(a, b, block), 0);
     IS(nvmeh_execute(channel, head, &r), 0);
+    until_counted(NVMEH_LATENCY_READS, 2);
+    IS(counted(path[0], NVMEH_LATENCY_READS), 0);
     r = request(NVMEH_OP_COMPARE, &whole);
     IS(nvmeh_execute(channel, head, &r), 0);
     r = request(NVMEH_OP_FLUSH, NULL);
@@ -191,9 +208,9 @@ static void requests(void) {
     newer.later = 1;
     IS(nvmeh_execute(channel, head, &newer.r), -EOPNOTSUPP);
     IS(nvmeh_execute(channel, head, NULL), -EFAULT);
-    /* Latencies come by way of the control plane's next look at them. */
-    IS(counted(path[1], NVMEH_LATENCY_WRITES) > 0, 1);
-    IS(counted(path[1], NVMEH_LATENCY_READS) > 0, 1);
+    /* One write, two flushes and the zeroes since then: all went to the preferred path. */
+    until_counted(NVMEH_LATENCY_WRITES, writes + 4);
+    IS(counted(path[0], NVMEH_LATENCY_WRITES), elsewhere);
     MUST(nvmeh_controller_latency_quantile(path[1], NVMEH_LATENCY_WRITES, 0.5, &ns));
     IS(ns > 0, 1);
     IS(nvmeh_controller_latency_quantile(path[1], 2, 0.5, &ns), -EINVAL);

@@ -106,7 +106,7 @@ fn what_cannot_be_is_said() {
     let target = target();
     let [url, _] = target.urls();
     let url = format!("url={url}");
-    for (arguments, text) in [
+    let before_it_serves = [
         (&[][..], "url=URL is missing"),
         (&["size=1"], "unknown parameter 'size'"),
         (&[&url, "option=depth"], "not of the form option=NAME=VALUE"),
@@ -114,15 +114,21 @@ fn what_cannot_be_is_said() {
         (&[&url, "policy=best"], "policy=best: "),
         (&[&url, "fence=maybe"], "none of auto, strict, off"),
         (&[&url, "channels=0"], "not within 1 to 256"),
-        (&["url=ftp://127.0.0.1/x"], "url=ftp://127.0.0.1/x: "),
-        (&[&url, "nsid=9", "connect-timeout=1"], "namespace 9: "),
+    ];
+    let afterwards = [
+        (&["url=ftp://127.0.0.1/x"][..], "url=ftp://127.0.0.1/x: "),
+        (&[&url[..], "nsid=9", "connect-timeout=1"], "namespace 9: "),
         (&["url=tcp://127.0.0.1:1/nqn.2026-01.org.example:x", "connect-timeout=1"], "refused"),
-    ] {
+    ];
+    let cases = before_it_serves.iter().map(|case| (case, true));
+    for (&(arguments, text), early) in cases.chain(afterwards.iter().map(|case| (case, false))) {
         let mut program = Command::new("nbdkit");
         program.args(["-f", "-U", "-"]).arg(made().join("nvmehost-plugin.so")).args(arguments);
         let output = finish(program.args(["--run", "echo served"]));
         let said = all(&output);
-        // The status is that of the client, which nbdkit may have begun by then.
         assert!(said.contains(text), "{arguments:?}: {said}");
+        // Otherwise the status is that of the client, which nbdkit may have begun by then.
+        assert!(!early || output.status.code() == Some(1), "{arguments:?}: {}", output.status);
+        assert!(!early || output.stdout.is_empty(), "{arguments:?} is served: {said}");
     }
 }
