@@ -16,9 +16,9 @@ const READY_DELAY: Quirks = Quirks::READY_DELAY;
 /// Vendor, device, what is wrong.
 #[rustfmt::skip]
 const FUNCTIONS: &[(u16, u16, &[Quirks])] = &[
-    // QEMU 7.2 numbers the EUI-64s of the namespaces that were given none through from the start of
-    // each machine: other machines have the same ones, and a namespace that is plugged in anew has
-    // another.
+    // QEMU: machines of versions 6.1 to 7.0 number the EUI-64s of the namespaces that were given none
+    // through from their start. Other machines have the same ones, and a namespace that is plugged in
+    // anew has another.
     (0x1b36, 0x0010, &[BOGUS_IDS]),
     // Its older identity.
     (0x8086, 0x5845, &[NO_NAMESPACE_LIST, NO_WRITE_ZEROES, BOGUS_IDS]),

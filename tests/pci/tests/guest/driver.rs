@@ -33,6 +33,9 @@ fn io_is_verified_on_every_backend() -> Result<()> {
     let mut config = Config::for_two_controllers(&disks);
     let trace = ["-trace".to_owned(), "pci_nvme_dbbuf_config".to_owned()];
     config.qemu_arguments.extend(trace);
+    // As with machines before QEMU 7.1.
+    let numbered = ["-global", "nvme-ns.eui64-default=on"].map(str::to_owned);
+    config.qemu_arguments.extend(numbered);
     let guest = boot_with(config)?;
     let configured = || guest.console().matches("pci_nvme_dbbuf_config").count();
     let io = |url: &str, nsid: u32, queues: u32| -> Result<String> {
