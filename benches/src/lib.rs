@@ -3,6 +3,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bare;
 pub mod floor;
 pub mod instant;
 pub mod ring;
@@ -15,7 +16,7 @@ use nvme_core::nqn::{Nqn, Uuid};
 use nvme_mpath::{
     Channel, ChannelOptions, ControllerOptions, Head, Host, HostOptions, IoOp, IoRequest,
 };
-use nvme_pci::{PciTransport, VfioUser};
+use nvme_pci::{Counters, PciTransport, VfioUser};
 use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
 use nvme_tcp::TcpTransport;
 
@@ -55,6 +56,8 @@ pub struct Rig {
     next: u64,
     /// Buffers are in memory that devices reach.
     direct: bool,
+    /// What reaches the device, if it is one.
+    device: Option<PciTransport>,
 }
 
 impl Rig {
@@ -87,8 +90,9 @@ impl Rig {
     }
 
     fn on_device(url: &str, subnqn: &str, transport: PciTransport) -> Self {
-        let options = HostOptions::new(IDENTITY).transport(transport);
-        Self { direct: true, ..Self::with(options, &[url.to_owned()], subnqn) }
+        let options = HostOptions::new(IDENTITY).transport(transport.clone());
+        let rig = Self::with(options, &[url.to_owned()], subnqn);
+        Self { direct: true, device: Some(transport), ..rig }
     }
 
     /// Connects a host of one's own making.
@@ -106,7 +110,7 @@ impl Rig {
         let subnqn = Nqn::new(subnqn).expect("a valid name");
         let head = host.wait_head(&subnqn, 1, Duration::from_secs(10)).expect("namespace 1");
         let (done, spare) = (Vec::new(), Vec::new());
-        Self { channel, head, host, done, spare, next: 0, direct: false }
+        Self { channel, head, host, done, spare, next: 0, direct: false, device: None }
     }
 
     /// Connects to all listeners of a target, with `query` appended to each URL.
@@ -117,6 +121,12 @@ impl Rig {
     pub fn on(target: &Target, listeners: usize, query: &str) -> Self {
         let url = |i| format!("tcp://{}/{SUBNQN}{query}", target.addr(i).expect("an address"));
         Self::connect(&(0..listeners).map(url).collect::<Vec<_>>(), SUBNQN)
+    }
+
+    /// What the PCI driver has counted, where there is one.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.device.as_ref().map(PciTransport::counters).unwrap_or_default()
     }
 
     /// Does `count` requests of `bytes` each, `depth` at a time, polling.

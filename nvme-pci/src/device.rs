@@ -66,6 +66,8 @@ pub(crate) struct Device {
     dead: AtomicBool,
     /// Why. The first reason stays.
     reason: OnceLock<TransportError>,
+    /// The controller has been ready: it has answered.
+    was_ready: AtomicBool,
     /// The controller reaches no memory any more.
     stopped: AtomicBool,
     /// A controller that did not become disabled in time is not waited for again.
@@ -134,6 +136,7 @@ impl Device {
             facts: Facts::default(),
             dead: AtomicBool::new(false),
             reason: OnceLock::new(),
+            was_ready: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             waited: AtomicBool::new(false),
             ending: AtomicBool::new(false),
@@ -172,6 +175,7 @@ impl Device {
     /// Takes note of Identify Controller's answer.
     pub fn identified(&self, page: &[u8]) {
         let Ok((id, _)) = IdentifyController::ref_from_prefix(page) else { return };
+        self.was_ready.store(true, Ordering::Relaxed);
         self.facts.sgls.store(id.sgls.get(), Ordering::Relaxed);
         let limit = match id.mdts {
             0 => 0,
@@ -384,7 +388,17 @@ impl Device {
             return Some(TransportError::Lost { address: self.address(), reason });
         }
         // QEMU, and a device whose memory decoding is off, read as zero.
-        (bar.read32(offset::VS) == 0).then(|| self.gone("VS reads as zero"))
+        if bar.read32(offset::VS) == 0 {
+            return Some(self.gone("VS reads as zero"));
+        }
+        if !csts.is_ready() && self.was_ready.load(Ordering::Relaxed) && csts.shst() == 0 {
+            let reason = format!(
+                "it is not ready any more (CSTS {:#010x}): somebody has reset it, or it is another one",
+                csts.0
+            );
+            return Some(TransportError::Lost { address: self.address(), reason });
+        }
+        None
     }
 
     /// The function has been taken away: for good, unless it may come back by itself.

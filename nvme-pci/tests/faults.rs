@@ -144,6 +144,53 @@ fn a_device_that_vanishes_and_comes_back_loses_nothing() {
     host.shutdown_forced(LIMIT).unwrap();
 }
 
+#[test]
+fn a_device_that_reads_as_zero_is_gone() {
+    let mut bed = Bed::new(512);
+    let device = bed.device("a");
+    let host = bed.host();
+    let (controller, head) = connect(&host, "mem://a", persistent());
+    head.set_delayed_removal(LIMIT);
+    let load = Load::start(channel(&host), &head, 16, 12 << 10, 0);
+    load.wait_more(50);
+    device.add_fault(PciFault::Zeroes);
+    assert_eq!(controller.wait_removed(LIMIT).unwrap(), RemovedCause::Gone);
+    let error = controller.last_error().unwrap().to_string();
+    assert!(error.contains("VS reads as zero"), "{error}");
+    // Nor is there one to connect to.
+    let again = host.connect("mem://a", persistent()).unwrap();
+    wait_until("an error", || again.last_error().is_some());
+    let error = again.last_error().unwrap().to_string();
+    assert!(error.contains("no controller answers (CAP 0x0000000000000000"), "{error}");
+    device.clear_faults();
+    load.wait_more(50);
+    load.stop().assert_clean();
+    host.shutdown_forced(LIMIT).unwrap();
+}
+
+#[test]
+fn another_device_in_the_place_of_the_first_is_noticed() {
+    let mut bed = Bed::new(512);
+    let device = bed.device("a");
+    let host = bed.host();
+    let events = host.events(10_000);
+    let (controller, head) = connect(&host, "mem://a", persistent());
+    let load = Load::start(channel(&host), &head, 16, 12 << 10, 0);
+    for n in 1..=3 {
+        load.wait_more(50);
+        let stats = device.stats();
+        device.replace();
+        // Long before the requests time out, which takes 30 s and an Abort.
+        wait_until("the way back", || controller.reconnects() == n);
+        assert_eq!(device.stats().dma_errors, stats.dma_errors);
+    }
+    load.wait_more(50);
+    load.stop().assert_clean();
+    let told = std::iter::from_fn(|| events.try_next()).map(|e| format!("{:?}", e.event));
+    assert_eq!(told.filter(|e| e.contains("not ready any more")).count(), 3);
+    host.shutdown_forced(LIMIT).unwrap();
+}
+
 /// A namespace of a host whose device keeps a read, and what the read came back with.
 fn stalled_read(host: &Host, device: &nvme_target::PciDevice, bed: &Bed, direct: bool) {
     let (controller, head) = connect(host, "mem://a", persistent());

@@ -40,6 +40,7 @@ fn whatever_the_device_does_each_command_ends_once() {
         total.failed += tally.failed;
         cmb_queues += counters.cmb_queues;
         cmb_pools += counters.cmb_pools;
+        total.in_memory += tally.in_memory;
     }
     println!(
         "{count} cases: {total:?}, in controller memory {cmb_queues} queues and {cmb_pools} pools"
@@ -50,5 +51,6 @@ fn whatever_the_device_does_each_command_ends_once() {
         count < 1000 || cmb_queues * 20 > count && cmb_pools * 100 > count,
         "{cmb_queues} queues and {cmb_pools} pools in controller memory"
     );
+    assert!(count < 1000 || total.in_memory * 100 > count, "{total:?}");
     assert_eq!(total.accepted, total.accepted.max(total.answered + total.aborted));
 }

@@ -1,7 +1,8 @@
 //! A loop of I/O on a PCI function, for callgrind, `perf` and the clock.
 //!
 //! `vfio-user read|write BYTES DEPTH COUNT URL [NQN]` on another process's server,
-//! `ring read|write BYTES DEPTH COUNT` on a device in the process that answers within the doorbell,
+//! `ring read|write BYTES DEPTH COUNT` through the head, and `bare BYTES DEPTH COUNT` on the driver's
+//! queue alone, on a device in the process that answers within the doorbell,
 //! `floor DEPTH COUNT` on the rings alone, `target SOCKET` to be such a server until the end of the
 //! input. The cost of one I/O is the slope between two counts.
 
@@ -10,8 +11,10 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use nvme_host_benches::bare::BareQueue;
 use nvme_host_benches::{Rig, SUBNQN, ring, target};
 use nvme_mpath::IoOp;
+use nvme_pci::Counters;
 use nvme_target::{PciConfig, PciDevice, VfioUserServer};
 
 fn main() -> ExitCode {
@@ -36,6 +39,14 @@ fn main() -> ExitCode {
             let mut rig = Rig::ring(&target);
             run(&mut rig, op, [bytes, depth, count].map(|n| number(n)));
         }
+        ["bare", bytes, depth, count] => {
+            let [bytes, depth, count] = [bytes, depth, count].map(|n| number(n));
+            let mut bare = BareQueue::new(&target(0)).expect("a queue");
+            let (start, before) = (Instant::now(), bare.counters());
+            bare.run(bytes as usize, depth as usize, count).expect("reads without an error");
+            report(start, count);
+            doorbells(before, bare.counters(), count);
+        }
         ["floor", depth, count] => {
             let (depth, count) = (number(depth).clamp(1, 1000) as u16, number(count));
             let start = Instant::now();
@@ -45,7 +56,7 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "vfio-user read|write BYTES DEPTH COUNT URL [NQN]\nring read|write BYTES DEPTH \
-                 COUNT\nfloor DEPTH COUNT\ntarget SOCKET"
+                 COUNT\nbare BYTES DEPTH COUNT\nfloor DEPTH COUNT\ntarget SOCKET"
             );
             return ExitCode::from(2);
         }
@@ -55,9 +66,21 @@ fn main() -> ExitCode {
 
 fn run(rig: &mut Rig, op: &str, [bytes, depth, count]: [u64; 3]) {
     let op = if op == "write" { IoOp::Write } else { IoOp::Read };
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), rig.counters());
     rig.run(op, bytes as usize, depth as usize, count);
     report(start, count);
+    doorbells(before, rig.counters(), count);
+}
+
+/// Doorbells per request; those of the admin queue are among them.
+fn doorbells(before: Counters, after: Counters, count: u64) {
+    let each = |before: u64, after: u64| (after - before) as f64 / count as f64;
+    println!(
+        "doorbell writes each: {:.3} submission, {:.3} completion, {:.3} saved by those in memory",
+        each(before.sq_doorbells, after.sq_doorbells),
+        each(before.cq_doorbells, after.cq_doorbells),
+        each(before.doorbells_saved, after.doorbells_saved),
+    );
 }
 
 fn report(start: Instant, count: u64) {

@@ -250,6 +250,23 @@ fn a_function_in_use_is_refused() {
 }
 
 #[test]
+fn a_function_with_virtual_functions_keeps_its_driver() {
+    let machine = Machine::new();
+    let (device, vf) = (format!("sys/devices/pci0000:00/{SSD}"), "0000:01:00.1");
+    machine.link(&format!("{device}/virtfn0"), &format!("../{vf}"));
+    machine.must_refuse("it has the virtual function 0000:01:00.1");
+    fs::remove_file(machine.root.join(&device).join("virtfn0")).unwrap();
+    machine.tree().bind(SSD, "vfio-pci").unwrap();
+    machine.written();
+    // Nor is it given back while it has some.
+    machine.link(&format!("{device}/virtfn0"), &format!("../{vf}"));
+    machine.link(&format!("{device}/virtfn1"), "../0000:01:00.2");
+    let error = machine.tree().restore(SSD).unwrap_err().to_string();
+    assert!(error.contains("virtual functions 0000:01:00.1, 0000:01:00.2"), "{error}");
+    assert_eq!(machine.written(), [""; 0]);
+}
+
+#[test]
 fn uses_of_a_disk_are_told_apart() {
     let machine = Machine::new();
     machine.file("proc/swaps", "Filename\n/dev/nvme0n1p1 partition 1 0 -2");

@@ -29,6 +29,8 @@ pub struct Function {
     pub disks: Vec<Disk>,
     /// Programs that have it or its disks open, as far as one may know.
     pub processes: Vec<Process>,
+    /// The addresses of the virtual functions that were made of it (SR-IOV).
+    pub virtual_functions: Vec<String>,
     /// What [`Tree::restore`] puts back: the driver (or none), if [`Tree::bind`] has noted one.
     pub noted: Option<Option<String>>,
 }
@@ -76,6 +78,7 @@ impl Function {
             controllers,
             disks,
             processes: Vec::new(),
+            virtual_functions: virtual_functions(directory),
             noted: tree.note(address).map(|note| note.driver),
         };
         function.processes = Process::find(tree, &function.files(directory));
@@ -95,7 +98,13 @@ impl Function {
     pub fn uses(&self) -> Vec<String> {
         let disks = self.disks.iter().flat_map(|disk| disk.uses.iter().map(ToString::to_string));
         let processes = self.processes.iter().map(ToString::to_string);
-        disks.chain(processes).collect()
+        // The driver takes them away when it goes, whoever has them.
+        let others = match &*self.virtual_functions {
+            [] => None,
+            [one] => Some(format!("it has the virtual function {one}")),
+            many => Some(format!("it has the virtual functions {}", many.join(", "))),
+        };
+        disks.chain(processes).chain(others).collect()
     }
 
     /// The files by which programs use it.
@@ -119,6 +128,15 @@ impl Function {
         }
         files
     }
+}
+
+/// The addresses of the virtual functions that were made of a function (SR-IOV).
+fn virtual_functions(directory: &Path) -> Vec<String> {
+    let entries = names(directory).unwrap_or_default();
+    let links = entries.iter().filter(|entry| entry.starts_with("virtfn"));
+    let mut found: Vec<_> = links.filter_map(|link| link_name(&directory.join(link))).collect();
+    found.sort();
+    found
 }
 
 impl Group {

@@ -434,3 +434,49 @@ pub(crate) fn set_bus_master(config: &impl Calls, on: bool) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_that_cannot_be_is_refused_by_what_is_wrong() {
+        let check = |size, flags| check_bar("vfio://0000:01:00.0", size, flags);
+        let error = check(4096, abi::REGION_READ_WRITE).unwrap_err().to_string();
+        assert!(error.contains("BAR 0 has 4096 bytes, too few for registers"), "{error}");
+        let error = check(0, abi::REGION_READ_WRITE).unwrap_err().to_string();
+        assert!(error.contains("BAR 0 has 0 bytes"), "{error}");
+        let error = check(BAR_MAX + 1, abi::REGION_READ_WRITE).unwrap_err().to_string();
+        assert!(error.contains("over 1073741824"), "{error}");
+        let error = check(BAR_MIN, 0).unwrap_err().to_string();
+        assert!(error.contains("cannot be read and written"), "{error}");
+        assert!(check(BAR_MIN, abi::REGION_READ_WRITE).is_ok());
+    }
+
+    #[derive(Debug)]
+    struct Space(Vec<u8>);
+
+    impl Calls for Space {
+        fn read(&self, offset: u64, to: &mut [u8]) -> io::Result<()> {
+            let at = offset as usize;
+            let from = self.0.get(at..at + to.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            to.copy_from_slice(from);
+            Ok(())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn a_function_says_what_it_is() {
+        let mut bytes = vec![0; 64];
+        bytes[..4].copy_from_slice(&[0x36, 0x1b, 0x10, 0x00]);
+        bytes[0x2c..0x30].copy_from_slice(&[0xf4, 0x1a, 0x00, 0x11]);
+        let ids = device_ids(&Space(bytes)).map(|ids| ids.to_string());
+        assert_eq!(ids.as_deref(), Some("1b36:0010:1af4:1100"));
+        assert_eq!(device_ids(&Space(vec![0xff; 64])), None, "it is gone");
+        assert_eq!(device_ids(&Space(vec![0; 16])), None);
+    }
+}

@@ -187,6 +187,8 @@ impl PciConfig {
 pub enum PciFault {
     /// CSTS.RDY stays 0 when the controller is enabled.
     NeverReady,
+    /// Registers read as zero, as those of a removed device do on some machines.
+    Zeroes,
     /// CC.EN = 0 is ignored: the controller goes on until it is reset.
     StuckEnabled,
     /// CSTS.CFS is set, and nothing is done any more, after so many further I/O commands.

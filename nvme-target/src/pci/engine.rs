@@ -215,6 +215,9 @@ impl Engine {
         if !self.plugged {
             return u64::MAX;
         }
+        if self.has(PciFault::Zeroes) {
+            return 0;
+        }
         let version = || u64::from(self.subsystem.lock().limits.version);
         match at {
             offset::CAP => self.cap(),

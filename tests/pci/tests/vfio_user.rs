@@ -99,6 +99,32 @@ fn io_is_verified_by_looking_and_by_interrupt() {
 }
 
 #[test]
+fn a_reset_of_the_function_under_io_costs_no_request() {
+    let bed = Bed::new("reset");
+    for parameters in ["poll=1", "irq=1"] {
+        let host = host();
+        let head = head(&host, &format!("{}?{parameters}", bed.url()), NQN, 1, persistent());
+        let channel = host.channel(ChannelOptions::default()).expect("a channel");
+        let load = Load::start(channel, &head, 16, 4096);
+        for n in 1..=3 {
+            load.wait_more(100);
+            let resets = bed.device.stats().resets;
+            // It does not obey CC.EN, so that nothing but a reset of the function helps.
+            bed.device.add_fault(PciFault::StuckEnabled);
+            let controller = host.controllers().remove(0);
+            controller.reset("a test");
+            wait_until("the way back", || controller.reconnects() == n);
+            assert!(bed.device.stats().resets > resets);
+            bed.device.clear_faults();
+            load.wait_more(100);
+        }
+        load.stop().assert_clean();
+        host.shutdown_forced(LIMIT).expect("an end");
+    }
+    assert_eq!((bed.device.stats().dma_errors, bed.device.stats().bad_doorbells), (0, 0));
+}
+
+#[test]
 fn a_server_that_goes_while_io_is_under_way_loses_the_path_and_no_request() {
     let bed = Bed::new("loss");
     let host = host();
