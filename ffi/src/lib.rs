@@ -28,6 +28,7 @@ mod pins;
 mod request;
 mod selfref;
 mod stats;
+mod submit;
 mod version;
 
 pub use options::NVMEH_FOREVER;

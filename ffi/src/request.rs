@@ -8,9 +8,9 @@ use nvme_mpath::IoOp;
 use crate::channel::{nvmeh_callback, nvmeh_channel};
 use crate::error::{Error, Result, tell};
 use crate::head::nvmeh_head;
-use crate::io::{Target, Tell, What, block, submit};
 use crate::object::{Sizable, duration, take};
 use crate::options::NVMEH_FOREVER;
+use crate::submit::{Target, Tell, What, block, submit};
 
 /// Read.
 pub const NVMEH_OP_READ: c_int = 1;
