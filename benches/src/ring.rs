@@ -134,6 +134,10 @@ impl Open for Rings {
         self.slots.memory_kind()
     }
 
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn open(&self, _: &Location) -> Result<Arc<dyn Backend>, BackendError> {
         let reason = |reason| BackendError::Unusable { address: "ring://".into(), reason };
         let inner = Location::parse("mem", "mem://inner").map_err(reason)?;

@@ -282,6 +282,17 @@ pub trait Association: Send {
     /// The registers, where they are memory.
     fn registers(&mut self) -> Option<&mut dyn Registers>;
 
+    /// Whether the way to the controller is still being opened, and if so when to ask again; nothing
+    /// else may be asked for until `None` has come, but [`kill`](Self::kill). A transport for which
+    /// that takes no time needs nothing here.
+    ///
+    /// # Errors
+    /// Why it cannot be opened. The association is of no use then.
+    fn opening(&mut self, now: Instant) -> Result<Option<Instant>, TransportError> {
+        let _ = now;
+        Ok(None)
+    }
+
     /// Begins to open a queue.
     ///
     /// # Errors
@@ -352,7 +363,7 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Begins a new association. Returns at once.
+    /// Begins a new association. Returns at once; [`Association::opening`] tells when it is there.
     ///
     /// # Errors
     /// A failure that is known at once.

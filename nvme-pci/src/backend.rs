@@ -171,8 +171,15 @@ pub trait Open: Send + Sync + fmt::Debug {
         MemoryKind::Pages
     }
 
+    /// Whether opening a function returns at once, as for a model in the process: the driver then needs
+    /// no thread for it.
+    fn is_prompt(&self) -> bool {
+        false
+    }
+
     /// Opens the function. It must be bound to the right driver already. Bounded in time (a few
-    /// seconds), since other controllers wait meanwhile. `location` has passed [`Open::check`].
+    /// seconds); called on a thread of its own unless it [is prompt](Open::is_prompt). `location` has
+    /// passed [`Open::check`].
     ///
     /// # Errors
     /// [`BackendError`]; it names what is in the way.

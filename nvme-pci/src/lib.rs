@@ -4,7 +4,8 @@
 //! - `mem` (feature): a device in the process.
 //! - [`Backend`]: what a way to reach a PCI function provides, [`Open`]: how a function is found.
 //!
-//! Nothing here starts a thread. In steady state no memory is allocated and no lock is taken per
+//! Threads are started for two things that may take seconds, and end with them: opening a function,
+//! and stopping one that does not stop at once. In steady state no memory is allocated and no lock is taken per
 //! command; the submission doorbell is written once per flush, the completion doorbell once per poll.
 //! What a device writes is read by atomic words and raw copies, and whatever it says is checked: an
 //! answer that cannot be ends the association, after the controller has been stopped.

@@ -77,6 +77,10 @@ impl Open for MemSlots {
         Ok(location.device.clone())
     }
 
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn open(&self, location: &Location) -> Result<Arc<dyn Backend>, BackendError> {
         let address = format!("mem://{}", location.device);
         let slot = self.slots.lock().get(&location.device).cloned();

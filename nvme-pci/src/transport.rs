@@ -2,11 +2,12 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use nvme_core::memory::{Memory, MemoryKind};
 use nvme_core::quirk::{Hardware, Quirks};
 use nvme_core::spec::registers::offset;
-use nvme_core::time::Instant;
+use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::{
     Association, Endpoint, HostMemory, HostMemoryRequest, Queue, QueueParams, Registers, Transport,
     TransportError, TransportKind, UrlError,
@@ -22,6 +23,8 @@ use crate::region::Registry;
 use crate::system::shared;
 use crate::url::Location;
 
+/// How often it is looked whether a function has been opened.
+const POLL_OPENING: Duration = Duration::from_millis(1);
 /// Entries of an admin queue at most (AQA, NVMe 2.1 §3.1.4.8).
 const ADMIN_ENTRIES_MAX: u16 = 4096;
 
@@ -144,8 +147,35 @@ impl Endpoint for PciEndpoint {
     }
 
     fn associate(&self, _now: Instant) -> Result<Box<dyn Association>, TransportError> {
-        let backend = self.shared.open.open(&self.location).map_err(|e| {
-            let (address, reason) = (self.address.clone(), e.to_string());
+        let (shared, location) = (Arc::clone(&self.shared), self.location.clone());
+        let (options, address) = (self.options.clone(), self.address.clone());
+        let max_transfer = options.max_transfer;
+        let way = if self.shared.open.is_prompt() {
+            Way::Open(shared.open_device(&location, options, &address)?)
+        } else {
+            let open = move || shared.open_device(&location, options, &address);
+            let thread = std::thread::Builder::new().name("nvme-pci-open".into());
+            Way::Opening(thread.spawn(open).map_err(|e| TransportError::Connect {
+                address: self.address.clone(),
+                reason: format!("starting a thread to open the function: {e}"),
+            })?)
+        };
+        let (shelf, kind) = (Arc::clone(&self.shelf), self.shared.open.memory_kind());
+        let address = self.address.clone();
+        Ok(Box::new(PciAssociation { way, address, max_transfer, shelf, kind, killed: false }))
+    }
+}
+
+impl Shared {
+    /// Opens a function, which may take a few seconds.
+    fn open_device(
+        &self,
+        location: &Location,
+        options: Options,
+        address: &str,
+    ) -> Result<Arc<Device>, TransportError> {
+        let backend = self.open.open(location).map_err(|e| {
+            let (address, reason) = (address.to_owned(), e.to_string());
             match e {
                 BackendError::Gone { .. } | BackendError::Missing { .. } => {
                     TransportError::Gone { address, reason }
@@ -153,21 +183,74 @@ impl Endpoint for PciEndpoint {
                 _ => TransportError::Connect { address, reason },
             }
         })?;
-        let ledger = Arc::clone(&self.shared.ledger);
-        let device = Arc::new(Device::new(backend, self.options.clone(), ledger)?);
-        self.shared.registry.add_device(&device);
-        let (shelf, kind) = (Arc::clone(&self.shelf), self.shared.open.memory_kind());
-        Ok(Box::new(PciAssociation { device, shelf, kind }))
+        let device = Arc::new(Device::new(backend, options, Arc::clone(&self.ledger))?);
+        self.registry.add_device(&device);
+        Ok(device)
     }
 }
 
 /// One use of a function, from its opening until it is stopped.
 #[derive(Debug)]
 struct PciAssociation {
-    device: Arc<Device>,
+    way: Way,
+    address: String,
+    max_transfer: usize,
     shelf: Arc<Shelf>,
     /// What memory must be for the function to reach it.
     kind: MemoryKind,
+    /// It is stopped as soon as it is open.
+    killed: bool,
+}
+
+/// Where the function is.
+#[derive(Debug)]
+enum Way {
+    /// A thread opens it. If nobody waits for the thread any more, it drops what it has opened.
+    Opening(JoinHandle<Result<Arc<Device>, TransportError>>),
+    Open(Arc<Device>),
+    /// It could not be opened.
+    Nowhere,
+}
+
+impl PciAssociation {
+    /// The function, if it is open.
+    fn device(&self) -> Option<&Arc<Device>> {
+        match &self.way {
+            Way::Open(device) => Some(device),
+            Way::Opening(_) | Way::Nowhere => None,
+        }
+    }
+
+    /// The function, if it can be used.
+    fn usable(&self) -> Result<&Arc<Device>, TransportError> {
+        let closed = || TransportError::Closed { address: self.address.clone() };
+        let device = self.device().ok_or_else(closed)?;
+        if device.is_dead() { Err(device.reason()) } else { Ok(device) }
+    }
+
+    /// Takes over what the thread has opened, if it has. Whether it is still at it.
+    fn settle(&mut self) -> Result<bool, TransportError> {
+        let thread = match std::mem::replace(&mut self.way, Way::Nowhere) {
+            Way::Opening(thread) => thread,
+            way => {
+                self.way = way;
+                return Ok(false);
+            }
+        };
+        if !thread.is_finished() {
+            self.way = Way::Opening(thread);
+            return Ok(true);
+        }
+        let device = thread.join().unwrap_or_else(|_| {
+            let reason = "the thread that opened the function has failed".into();
+            Err(TransportError::Connect { address: self.address.clone(), reason })
+        })?;
+        if self.killed {
+            device.begin_stop();
+        }
+        self.way = Way::Open(device);
+        Ok(false)
+    }
 }
 
 impl Association for PciAssociation {
@@ -184,86 +267,102 @@ impl Association for PciAssociation {
         params: QueueParams,
         now: Instant,
     ) -> Result<Box<dyn Queue>, TransportError> {
-        if self.device.is_dead() {
-            return Err(self.device.reason());
-        }
+        let device = self.usable()?;
         let entries = match params.qid {
             0 => params.entries.min(ADMIN_ENTRIES_MAX),
             _ => params.entries,
         };
         if params.qid == 0 {
-            self.device.open_cmb()?;
+            device.open_cmb()?;
         }
-        let queue = PciQueue::new(&self.device, params.qid, entries, now)?;
+        let queue = PciQueue::new(device, params.qid, entries, now)?;
         if let (0, Some(pair)) = (params.qid, queue.pair()) {
-            announce_admin_queue(&self.device, pair).ok_or_else(|| TransportError::Connect {
-                address: self.device.address(),
+            announce_admin_queue(device, pair).ok_or_else(|| TransportError::Connect {
+                address: device.address(),
                 reason: "the admin queue's rings have no bus address".into(),
             })?;
             // Not before: a controller that somebody left enabled, and that has just been disabled,
             // must not reach memory by the addresses that it had then.
-            let on = self.device.backend().set_bus_master(true);
-            on.map_err(|e| self.device.connect_error(&e))?;
+            let on = device.backend().set_bus_master(true);
+            on.map_err(|e| device.connect_error(&e))?;
         }
         Ok(Box::new(queue))
     }
 
-    fn kill(&mut self) {
-        self.device.begin_stop();
+    fn opening(&mut self, now: Instant) -> Result<Option<Instant>, TransportError> {
+        Ok(self.settle()?.then_some(now + POLL_OPENING))
     }
 
+    fn kill(&mut self) {
+        self.killed = true;
+        if let Some(device) = self.device() {
+            device.begin_stop();
+        }
+        // It may just have been opened; if it could not, there is nothing to stop.
+        let _ = self.settle();
+    }
+
+    /// A function that is still being opened is not there for the next association, either.
     fn stopping(&mut self, now: Instant) -> Option<Instant> {
-        (!self.device.is_stopped()).then_some(now + POLL_STOPPING)
+        let opening = self.settle().unwrap_or(false);
+        let stopped = self.device().is_none_or(|device| device.is_stopped());
+        (opening || !stopped).then_some(now + POLL_STOPPING)
     }
 
     fn max_transfer(&self) -> Option<usize> {
-        Some(self.device.options().max_transfer)
+        Some(self.max_transfer)
     }
 
     fn hardware(&self) -> Hardware {
-        let (ids, quirks) = (self.device.backend().device_ids(), self.device.options().quirks);
-        Hardware { ids, quirks }
+        let Some(device) = self.device() else { return Hardware::default() };
+        Hardware { ids: device.backend().device_ids(), quirks: device.options().quirks }
     }
 
     fn set_quirks(&mut self, quirks: Quirks) {
-        self.device.set_quirks(quirks);
+        if let Some(device) = self.device() {
+            device.set_quirks(quirks);
+        }
     }
 
     fn host_memory(
         &mut self,
         request: HostMemoryRequest,
     ) -> Result<Option<HostMemory>, TransportError> {
-        if self.device.is_dead() {
-            return Err(self.device.reason());
-        }
-        let buffer = HostBuffer::new(self.device.backend(), self.kind, request, &self.shelf)?;
+        let device = self.usable()?;
+        let buffer = HostBuffer::new(device.backend(), self.kind, request, &self.shelf)?;
         Ok(buffer.map(|(buffer, given)| {
-            self.device.keep_buffer(buffer);
+            device.keep_buffer(buffer);
             given
         }))
     }
 }
 
+/// Of a function that is not open all registers read as all ones.
 impl Registers for PciAssociation {
     fn read32(&mut self, offset: u32) -> u32 {
-        self.device.backend().bar0().read32(offset as usize)
+        self.device().map_or(u32::MAX, |device| device.backend().bar0().read32(offset as usize))
     }
 
     /// A controller that is gone reads as zero on some machines, which the layer above would take
     /// for a bad value; here it reads as all ones everywhere.
     fn read64(&mut self, offset: u32) -> u64 {
-        let bar = self.device.backend().bar0();
+        let Some(device) = self.device() else { return u64::MAX };
+        let bar = device.backend().bar0();
         let value = bar.read64(offset as usize);
         let is_cap = offset as usize == offset::CAP;
         if is_cap && is_absent(value, bar.read32(offset::VS)) { u64::MAX } else { value }
     }
 
     fn write32(&mut self, offset: u32, value: u32) {
-        self.device.backend().bar0().write32(offset as usize, value);
+        if let Some(device) = self.device() {
+            device.backend().bar0().write32(offset as usize, value);
+        }
     }
 
     fn write64(&mut self, offset: u32, value: u64) {
-        self.device.backend().bar0().write64(offset as usize, value);
+        if let Some(device) = self.device() {
+            device.backend().bar0().write64(offset as usize, value);
+        }
     }
 }
 

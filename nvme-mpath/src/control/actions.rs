@@ -86,13 +86,31 @@ impl Control {
         let Some(slot) = self.slots[at].as_mut() else { return };
         match slot.endpoint.associate(now) {
             Ok(association) => {
+                slot.association = Some(association);
+                self.look_at_opening(at, now);
+            }
+            Err(error) => slot.machine.association_failed(now, error),
+        }
+    }
+
+    /// Goes on with an association once it has been opened. Nobody waits for that: it is looked at
+    /// again and again, for as long as the state machine has patience.
+    fn look_at_opening(&mut self, at: usize, now: Instant) {
+        let Some(slot) = self.slots[at].as_mut() else { return };
+        slot.opening = None;
+        let Some(association) = slot.association.as_mut() else { return };
+        match association.opening(now) {
+            Ok(Some(again)) => slot.opening = Some(again),
+            Ok(None) => {
                 let (kind, most) = (association.kind(), association.max_transfer());
                 let hardware = association.hardware();
                 slot.max_transfer = most;
-                slot.association = Some(association);
                 slot.machine.associated(now, kind, most, hardware);
             }
-            Err(error) => slot.machine.association_failed(now, error),
+            Err(error) => {
+                slot.association = None;
+                slot.machine.association_failed(now, error);
+            }
         }
     }
 
@@ -221,6 +239,7 @@ impl Control {
         let Some(association) = self.slots[at].as_ref().map(|slot| slot.id) else { return };
         self.remember_ended(at, now);
         let Some(slot) = self.slots[at].as_mut() else { return };
+        slot.opening = None;
         if let Some(mut association) = slot.association.take() {
             association.kill();
             slot.dying = Some(association);
@@ -288,6 +307,10 @@ impl Control {
     }
 
     pub(super) fn run_slot_timers(&mut self, at: usize, now: Instant) {
+        if self.slots[at].as_ref().and_then(|s| s.opening).is_some_and(|at| at <= now) {
+            self.look_at_opening(at, now);
+            self.drain(at, now);
+        }
         let Some(slot) = self.slots[at].as_mut() else { return };
         if slot.machine.deadline().is_some_and(|d| d <= now) {
             let traffic = slot.traffic();

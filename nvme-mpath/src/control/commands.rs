@@ -143,6 +143,7 @@ impl Control {
             machine,
             id: AssociationId { slot: at as u32, epoch: 0 },
             association: None,
+            opening: None,
             dying: None,
             stop_poll: None,
             max_transfer: None,

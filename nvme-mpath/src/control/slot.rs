@@ -59,6 +59,8 @@ pub(super) struct Slot {
     pub(super) machine: Machine,
     pub(super) id: AssociationId,
     pub(super) association: Option<Box<dyn Association>>,
+    /// The association is being opened: when to ask again whether it is.
+    pub(super) opening: Option<Instant>,
     /// The association before, while it is being stopped.
     pub(super) dying: Option<Box<dyn Association>>,
     /// When to look again whether it has been.
@@ -96,7 +98,7 @@ impl Slot {
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let mut next = earlier(self.machine.deadline(), self.teardown_by);
         next = earlier(next, earlier(self.restart_at, self.delete_by));
-        next = earlier(next, self.stop_poll);
+        next = earlier(next, earlier(self.stop_poll, self.opening));
         for q in &self.queues {
             if q.queue.has_pending_work() {
                 return Some(now);

@@ -346,6 +346,10 @@ impl Open for Opener {
         Ok(location.device.clone())
     }
 
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn open(&self, _location: &Location) -> Result<Arc<dyn Backend>, BackendError> {
         Ok(Arc::new(self.0.clone()))
     }
