@@ -69,12 +69,25 @@ impl Buffer {
     #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
-        match &self.repr {
-            Repr::Owned(v) => v.len(),
-            Repr::Foreign { len, .. } => *len,
-            Repr::Dma(memory) => memory.len(),
-            Repr::WithMetadata(parts) => parts.data_len(),
+        // One after the other: cheaper than a table of jumps.
+        if let Repr::Owned(v) = &self.repr {
+            return v.len();
         }
+        if let Repr::Dma(memory) = &self.repr {
+            return memory.len();
+        }
+        match &self.repr {
+            Repr::Foreign { len, .. } => *len,
+            Repr::WithMetadata(parts) => parts.data().len(),
+            Repr::Owned(_) | Repr::Dma(_) => 0,
+        }
+    }
+
+    /// The length, unless there is metadata beside the data.
+    #[must_use]
+    #[inline]
+    pub fn plain_len(&self) -> Option<usize> {
+        if self.has_metadata() { None } else { Some(self.len()) }
     }
 
     /// Whether the length is zero.
@@ -87,6 +100,13 @@ impl Buffer {
     #[must_use]
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
+        // One after the other: cheaper than a table of jumps.
+        if let Repr::Owned(v) = &self.repr {
+            return v;
+        }
+        if let Repr::Dma(memory) = &self.repr {
+            return memory.as_slice();
+        }
         match &self.repr {
             Repr::Owned(v) => v,
             // SAFETY: the contract of `from_raw_parts`: valid, and ours alone.
@@ -188,11 +208,6 @@ impl Buffer {
 
 // Apart, so that what asks a buffer without metadata stays small.
 impl Parts {
-    #[cold]
-    fn data_len(&self) -> usize {
-        self.data.len()
-    }
-
     #[cold]
     fn data(&self) -> &[u8] {
         self.data.as_slice()

@@ -35,6 +35,7 @@ pub enum Data {
 impl Data {
     /// Bytes to be moved.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         match self {
             Self::None => 0,
@@ -58,8 +59,19 @@ impl Data {
         }
     }
 
+    /// The buffer, whatever the direction.
+    #[must_use]
+    #[inline]
+    pub const fn buffer(&self) -> Option<&Buffer> {
+        match self {
+            Self::None => None,
+            Self::Read(b) | Self::Write(b) => Some(b),
+        }
+    }
+
     /// The buffer, whatever the direction; empty for [`Data::None`].
     #[must_use]
+    #[inline]
     pub fn into_buffer(self) -> Buffer {
         match self {
             Self::None => Buffer::empty(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use nvme_core::buffer::Buffer;
 use nvme_core::time::Duration;
 
+use super::slab::Flags;
 use super::{Channel, IoRequest};
 use crate::error::{IoError, SubmitError};
 use crate::head::Head;
@@ -73,7 +74,7 @@ impl Channel {
         head: &Arc<Head>,
         mut request: IoRequest,
     ) -> Result<Buffer, BlockingError> {
-        request.blocking = true;
+        request.flags.set(Flags::BLOCKING);
         self.submit(head, request)?;
         let mut done = Vec::new();
         let mut others = std::mem::take(&mut self.backlog);

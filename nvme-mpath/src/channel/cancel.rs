@@ -4,7 +4,7 @@ use nvme_core::time::{Duration, Instant, earlier};
 
 use super::Channel;
 use super::parked::Hopeless;
-use super::request::Place;
+use super::slab::{Flags, Place};
 
 impl Channel {
     /// Cancels the requests with this `user_data`. Returns how many there were.
@@ -32,13 +32,13 @@ impl Channel {
         let mut count = 0;
         for at in 0..self.slab.entries() as u32 {
             let entry = &mut self.slab[at];
-            if matches!(entry.place, Place::Free { .. })
-                || entry.cancelled
+            if entry.place == Place::Free
+                || entry.flags.has(Flags::CANCELLED)
                 || !wanted(entry.user_data)
             {
                 continue;
             }
-            entry.cancelled = true;
+            entry.flags.set(Flags::CANCELLED);
             count += 1;
             self.take_out(at, Hopeless::Cancelled);
         }
@@ -48,8 +48,8 @@ impl Channel {
     /// The request has so much time.
     pub(super) fn expire_after(&mut self, at: u32, limit: Duration) {
         let expires = self.shared.clock.now() + limit;
-        let entry = &mut self.slab[at];
-        (entry.limited, entry.expires) = (true, expires);
+        self.slab.history(at).expires = expires;
+        self.slab[at].flags.set(Flags::LIMITED);
         self.check_at = self.check_at.min(expires);
     }
 
@@ -57,15 +57,19 @@ impl Channel {
     pub(super) fn check_expired(&mut self, now: Instant) -> Option<Instant> {
         let mut next = None;
         for at in 0..self.slab.entries() as u32 {
-            let entry = &mut self.slab[at];
-            if matches!(entry.place, Place::Free { .. }) || !entry.limited || entry.cancelled {
+            let entry = &self.slab[at];
+            let limited = entry.flags.has(Flags::LIMITED) && !entry.flags.has(Flags::CANCELLED);
+            if entry.place == Place::Free || !limited {
                 continue;
             }
-            if entry.expires > now {
-                next = earlier(next, Some(entry.expires));
+            let expires = self.slab.past(at).expires;
+            if expires > now {
+                next = earlier(next, Some(expires));
                 continue;
             }
-            (entry.cancelled, entry.expired) = (true, true);
+            let flags = &mut self.slab[at].flags;
+            flags.set(Flags::CANCELLED);
+            flags.set(Flags::EXPIRED);
             self.take_out(at, Hopeless::Expired);
         }
         next
@@ -75,15 +79,15 @@ impl Channel {
     fn take_out(&mut self, at: u32, why: Hopeless) {
         let head = self.slab[at].head;
         match self.slab[at].place {
-            Place::Free { .. } => return,
-            Place::InFlight(association) => return self.abort_unwanted(at, association),
+            Place::Free => return,
+            Place::InFlight => return self.abort_unwanted(at, self.slab[at].sent_on),
             Place::Waiting => {
                 // On the way to a queue; or its end is noted already.
                 let waiting = &mut self.heads[head].waiting;
                 let Some(place) = waiting.iter().position(|w| *w == at) else { return };
                 waiting.remove(place);
             }
-            Place::Parked(_) => self.unpark(at),
+            Place::Parked => self.unpark(at),
             Place::Held => self.let_go(at),
             Place::Delayed => self.delayed.retain(|delayed| delayed.0.1 != at),
         }

@@ -3,19 +3,35 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use nvme_core::time::{Clock, Instant};
+use nvme_core::transport::Data;
+
+use super::Batch;
+use super::check::Limits;
 use super::hedge::HeadHedge;
+use super::pace::Kind;
 use super::policy::Lanes;
+use super::queues::Queues;
+use crate::error::IoOp;
 use crate::head::Head;
+use crate::host::Shared;
 use crate::ids::AssociationId;
-use crate::view::HeadView;
+use crate::view::{HeadView, Layout};
 
 /// One head in the channel's table.
 pub(super) struct Known {
     pub(super) head: Arc<Head>,
     pub(super) view: Arc<HeadView>,
     pub(super) generation: u64,
+    /// The generation of the queues' table of which `lanes` are.
+    queues: u64,
     /// The paths among which the policy chooses.
     pub(super) lanes: Lanes,
+    /// Of the view's geometry.
+    pub(super) limits: Limits,
+    pub(super) layout: Layout,
+    /// Times are taken of its requests.
+    timed: bool,
     /// Where reads are hedged.
     pub(super) hedge: Option<Box<HeadHedge>>,
     /// Associations that answered with an ANA error, and the generation of the view in which they
@@ -25,20 +41,86 @@ pub(super) struct Known {
     pub(super) waiting: VecDeque<u32>,
 }
 
+/// A request that is sent, to those who take times.
+#[derive(Clone, Copy)]
+pub(super) struct Timed {
+    pub(super) at: Instant,
+    pub(super) kind: Kind,
+    /// It may be sent a second time.
+    pub(super) hedged: bool,
+}
+
+/// No generation of a view or of a table, which count from 0: to be made anew.
+const NEVER: u64 = u64::MAX;
+
 impl Known {
-    /// Looks whether the view has changed. Returns whether it has.
-    pub(super) fn refresh(&mut self) -> bool {
+    fn new(head: &Arc<Head>) -> Self {
+        Self {
+            head: Arc::clone(head),
+            view: head.view.load().1,
+            generation: NEVER,
+            queues: NEVER,
+            lanes: Lanes::default(),
+            limits: Limits::default(),
+            layout: Layout::default(),
+            timed: false,
+            hedge: None,
+            avoided: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Looks whether the view has changed, or the queues that there are for its paths.
+    #[inline]
+    pub(super) fn refresh(&mut self, queues: &Queues) {
+        if self.head.view.generation() != self.generation || queues.generation() != self.queues {
+            self.renew(queues);
+        }
+    }
+
+    #[cold]
+    fn renew(&mut self, queues: &Queues) {
+        self.refresh_view(queues);
+        self.queues = queues.generation();
+        self.lanes.make(&self.view, &self.avoided, queues);
+    }
+
+    /// The same for the view alone.
+    pub(super) fn refresh_view(&mut self, queues: &Queues) {
         if self.head.view.generation() == self.generation {
-            return false;
+            return;
         }
         (self.generation, self.view) = self.head.view.load();
         match (self.view.hedge, &mut self.hedge) {
             (Some(options), Some(hedge)) => hedge.set(options),
             (options, hedge) => *hedge = options.map(HeadHedge::new).map(Box::new),
         }
+        (self.limits, self.layout) = (Limits::new(&self.view.geometry), self.view.layout);
+        self.timed = self.view.timed || queues.timed();
         let generation = self.generation;
         self.avoided.retain(|(_, g)| *g == generation);
-        true
+        self.queues = NEVER;
+    }
+
+    #[inline]
+    pub(super) const fn is_timed(&self) -> bool {
+        self.timed
+    }
+
+    /// What is to be known of a request that is sent now, if times are taken.
+    pub(super) fn time(
+        &self,
+        batch: &mut Batch,
+        clock: &Arc<dyn Clock>,
+        op: IoOp,
+        data: &Data,
+    ) -> Option<Timed> {
+        if !self.timed {
+            return None;
+        }
+        // Where reads are hedged, only those whose buffer can be exchanged for another one.
+        let hedged = self.hedge.is_some() && matches!(data, Data::Read(b) if b.is_vec());
+        Some(Timed { at: batch.now(clock), kind: Kind::new(op, data.len()), hedged })
     }
 
     /// Leaves an association alone until the view changes. Returns whether it was not already.
@@ -46,7 +128,7 @@ impl Known {
         let new = !self.avoids(association);
         if new {
             self.avoided.push((association, self.generation));
-            self.lanes.outdated();
+            self.queues = NEVER;
         }
         new
     }
@@ -56,32 +138,50 @@ impl Known {
     }
 }
 
+/// Heads whose places are found without a search, by the last digits of their numbers.
+const RECENT: usize = 64;
+
 /// The table.
-#[derive(Default)]
 pub(super) struct Heads {
     known: Vec<Known>,
     by_instance: HashMap<u32, u32>,
-    /// The head of the last lookup.
-    last: u32,
+    /// Places of heads that were looked up.
+    recent: [u32; RECENT],
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self { known: Vec::new(), by_instance: HashMap::new(), recent: [0; RECENT] }
+    }
 }
 
 impl Heads {
-    /// The place of a head in the table; it is added if need be.
-    pub(super) fn place(&mut self, head: &Arc<Head>) -> u32 {
-        // Nearly always it is the one that was used last.
-        if self.known.get(self.last as usize).is_some_and(|k| Arc::ptr_eq(&k.head, head)) {
-            return self.last;
+    /// A head of `host` and its place in the table, to which it is added if need be; `None`: it is
+    /// another host's.
+    #[inline]
+    pub(super) fn look_up(
+        &mut self,
+        head: &Arc<Head>,
+        host: &Arc<Shared>,
+    ) -> Option<(u32, &mut Known)> {
+        let mut place = self.recent[head.index as usize % RECENT];
+        if self.known.get(place as usize).is_none_or(|known| !Arc::ptr_eq(&known.head, head)) {
+            place = self.search(head, host)?;
         }
-        self.last = *self.by_instance.entry(head.index).or_insert_with(|| {
-            let (generation, view) = head.view.load();
-            let head = Arc::clone(head);
-            let (avoided, waiting) = (Vec::new(), VecDeque::new());
-            let lanes = Lanes::default();
-            let hedge = view.hedge.map(HeadHedge::new).map(Box::new);
-            self.known.push(Known { head, view, generation, lanes, hedge, avoided, waiting });
+        self.known.get_mut(place as usize).map(|known| (place, known))
+    }
+
+    #[cold]
+    fn search(&mut self, head: &Arc<Head>, host: &Arc<Shared>) -> Option<u32> {
+        if !std::ptr::eq(head.host.as_ptr(), Arc::as_ptr(host)) {
+            return None;
+        }
+        let place = *self.by_instance.entry(head.index).or_insert_with(|| {
+            self.known.push(Known::new(head));
             self.known.len() as u32 - 1
         });
-        self.last
+        self.recent[head.index as usize % RECENT] = place;
+        Some(place)
     }
 
     pub(super) const fn len(&self) -> u32 {
@@ -96,19 +196,20 @@ impl Heads {
     pub(super) fn clear(&mut self) {
         self.known.clear();
         self.by_instance.clear();
-        self.last = 0;
     }
 }
 
 impl std::ops::Index<u32> for Heads {
     type Output = Known;
 
+    #[inline]
     fn index(&self, at: u32) -> &Known {
         &self.known[at as usize]
     }
 }
 
 impl std::ops::IndexMut<u32> for Heads {
+    #[inline]
     fn index_mut(&mut self, at: u32) -> &mut Known {
         &mut self.known[at as usize]
     }

@@ -15,10 +15,11 @@ use nvme_core::transport::{Completion, Data, Tag};
 use super::Channel;
 use super::heads::Heads;
 use super::pace::Kind;
-use super::policy::{Route, elsewhere};
+use super::policy::elsewhere;
 use super::queues::Meter;
-use super::request::{Hedge, IoCompletion, Place, Slab};
-use super::route::command;
+use super::request::IoCompletion;
+use super::route::block_command;
+use super::slab::{Flags, Hedge, Slab, Timing};
 use crate::hedge::HedgeOptions;
 use crate::ids::AssociationId;
 
@@ -221,7 +222,7 @@ impl Hedges {
         };
         if !good {
             // The first one may still succeed.
-            slab[request].hedge = Hedge::None;
+            slab.history(request).hedge = Hedge::None;
             self.put(completion.data);
             return None;
         }
@@ -251,7 +252,7 @@ impl Channel {
             let hedge = self.heads[place].hedge.as_mut()?;
             let (tag, due) = *hedge.classes[class].watched.front()?;
             let request = self.slab.find(tag);
-            let request = request.filter(|at| self.slab[*at].hedge == Hedge::None);
+            let request = request.filter(|at| self.slab.past(*at).hedge == Hedge::None);
             if request.is_some() && due > now {
                 return Some(due);
             }
@@ -276,34 +277,33 @@ impl Channel {
     /// buffer.
     fn send_again(&mut self, at: u32, now: Instant) -> bool {
         let entry = &self.slab[at];
-        let Place::InFlight(first) = entry.place else { return false };
         let known = &mut self.heads[entry.head];
-        let Route::Path { path, queue } = elsewhere(known, &self.queues, |a| a == first) else {
+        let first = [entry.sent_on];
+        let Ok(lane) = elsewhere(known, &self.queues, &first) else {
             return false;
         };
-        let path = &known.view.paths[path];
-        let (association, nsid) = (path.association, path.nsid);
-        let Some(sqe) = command(entry, nsid) else { return false };
+        let Some(sqe) = block_command(entry, lane.nsid) else { return false };
+        let Some(Timing { kind, .. }) = self.slab.timing(at) else { return false };
         let Some(place) = self.hedges.free.pop() else { return false };
         let len = entry.blocks as usize * entry.layout.buffer_block();
         let Some(buffer) = self.hedges.take(len) else {
             self.hedges.free.push(place);
             return false;
         };
-        let kind = entry.kind;
         let attempt = &mut self.hedges.attempts[usize::from(place)];
         let tag = u32::from(attempt.generation) << 16 | (self.hedges.base + u32::from(place));
-        let q = self.queues.at(queue);
+        let q = self.queues.at(lane.queue as usize);
         let load = q.load() + q.others;
         match q.submit(sqe, Data::Read(Buffer::from(buffer)), tag) {
             Ok(()) => {
                 if q.load() == 1 {
                     q.meter.pace.begins(now);
                 }
-                attempt.in_flight = Some((association, now));
+                attempt.in_flight = Some((q.association, now));
                 attempt.request = Some(at);
                 (attempt.kind, attempt.load) = (kind, load);
-                self.slab[at].hedge = Hedge::Attempt(place);
+                self.slab.history(at).hedge = Hedge::Attempt(place);
+                self.slab[at].flags.set(Flags::HEDGED);
                 true
             }
             Err(rejected) => {

@@ -14,7 +14,7 @@ use nvme_core::transport::Tag;
 
 use super::Channel;
 use super::parked::Hopeless;
-use super::request::Place;
+use super::slab::Place;
 use crate::ids::AssociationId;
 use crate::mailbox::Command;
 use crate::view::NoPath;

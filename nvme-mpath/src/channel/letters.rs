@@ -2,7 +2,7 @@
 
 use super::Channel;
 use super::parked::Hopeless;
-use super::request::Place;
+use super::slab::Place;
 use crate::ids::AssociationId;
 use crate::mailbox::{Command, Letter};
 
@@ -24,7 +24,7 @@ impl Channel {
         }
         // Views may have changed, or a queue come: whatever waits tries again.
         for known in self.heads.iter_mut() {
-            known.refresh();
+            known.refresh_view(&self.queues);
         }
         self.unpark_all();
         self.give_up_held();
@@ -91,7 +91,7 @@ impl Channel {
         self.parked.hopeless.clear();
         let troubled = &self.troubled;
         for (at, entry) in self.slab.iter_mut() {
-            let elsewhere = matches!(entry.place, Place::Free { .. } | Place::InFlight(_));
+            let elsewhere = matches!(entry.place, Place::Free | Place::InFlight);
             if !elsewhere && !troubled.iter().any(|t| t.at == at) {
                 entry.place = Place::Waiting;
                 self.parked.hopeless.push((at, Hopeless::Shutdown));

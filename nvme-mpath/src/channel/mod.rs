@@ -6,6 +6,7 @@
 
 mod blocking;
 mod cancel;
+mod check;
 mod heads;
 mod hedge;
 mod held;
@@ -20,6 +21,7 @@ mod queues;
 mod request;
 mod route;
 mod rules;
+mod slab;
 mod sleep;
 
 use std::collections::BinaryHeap;
@@ -27,10 +29,9 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use nvme_core::buffer::Buffer;
 use nvme_core::spec::Status;
-use nvme_core::time::Instant;
-use nvme_core::transport::{Completion, QueueStatus};
+use nvme_core::time::{Clock, Duration, Instant};
+use nvme_core::transport::{Completion, Data, QueueStatus, Sink};
 
 use crate::error::{IoOp, SubmitError, SubmitReason};
 use crate::fence::Fencing;
@@ -38,8 +39,8 @@ use crate::head::Head;
 use crate::host::Shared;
 use crate::mailbox::{ChannelShared, Command};
 use crate::options::ChannelOptions;
-use crate::view::{Geometry, Layout};
 pub use blocking::BlockingError;
+use check::check;
 use heads::Heads;
 use hedge::Hedges;
 use held::Held;
@@ -48,8 +49,9 @@ use parked::Parked;
 pub use passthrough::PassthroughCommand;
 use passthrough::PassthroughTable;
 use queues::{ChannelQueue, Meter, Queues};
-use request::{Hedge, Slab};
 pub use request::{IoCompletion, IoRequest};
+use route::Sending;
+use slab::{Flags, Hedge, Place, Slab, Timing};
 use sleep::Sleep;
 
 /// A queue with nothing in flight is looked at once in so many polls: it can only have died.
@@ -87,14 +89,42 @@ pub struct Channel {
     /// When requests are next looked at for time limits.
     check_at: Instant,
     rounds: u32,
-    /// What the clock said at the first request since the last poll or flush that is timed; `ZERO`
-    /// if there was none.
-    batch_at: Instant,
-    /// Times were taken at some time.
-    timed: bool,
+    batch: Batch,
     /// Some queue is to be given back.
     draining: bool,
     closed: bool,
+}
+
+/// The time of what is sent between two polls or flushes, where times are taken.
+#[derive(Default)]
+struct Batch {
+    /// What the clock said at the first request of it; `ZERO` if there was none.
+    at: Instant,
+    /// Times were taken at some time.
+    timed: bool,
+}
+
+impl Batch {
+    const fn begin(&mut self, now: Instant) {
+        self.at = now;
+    }
+
+    const fn end(&mut self) {
+        self.at = Instant::ZERO;
+    }
+
+    /// One look at the clock for all.
+    fn now(&mut self, clock: &Arc<dyn Clock>) -> Instant {
+        if self.at == Instant::ZERO {
+            self.at = clock.now();
+            self.timed = true;
+        }
+        self.at
+    }
+
+    const fn is_timed(&self) -> bool {
+        self.timed
+    }
 }
 
 /// A command that did not succeed.
@@ -122,11 +152,12 @@ impl Channel {
         let numa = Arc::clone(&shared.numa);
         let here = || numa.node_of(rustix::thread::sched_getcpu());
         let numa_node = options.numa_node.or_else(here);
+        let queues = Queues::new(options.latency_histograms, numa_node, numa);
         Ok(Self {
             shared,
             letters,
             options,
-            queues: Queues::new(numa_node, numa),
+            queues,
             heads: Heads::default(),
             slab,
             hedges,
@@ -141,8 +172,7 @@ impl Channel {
             sleep,
             check_at: Instant::ZERO,
             rounds: 0,
-            batch_at: Instant::ZERO,
-            timed: false,
+            batch: Batch::default(),
             draining: false,
             closed: false,
         })
@@ -173,50 +203,63 @@ impl Channel {
     /// [`SubmitError`] with the buffer: the request cannot be right, or the channel is full. What
     /// goes wrong later, a path that is missing included, is told by the completion.
     pub fn submit(&mut self, head: &Arc<Head>, mut request: IoRequest) -> Result<(), SubmitError> {
-        if !std::ptr::eq(head.host.as_ptr(), Arc::as_ptr(&self.shared)) {
-            let reason = SubmitReason::ForeignHead;
-            return Err(SubmitError { reason, buffer: request.buffer });
-        }
-        let place = self.heads.place(head);
-        let known = &mut self.heads[place];
-        known.refresh();
-        let (geometry, layout) = (known.view.geometry, known.view.layout);
-        let ahead = !known.waiting.is_empty();
-        match check(&geometry, &request) {
-            Ok(blocks) => request.blocks = blocks,
-            Err(reason) => return Err(SubmitError { reason, buffer: request.buffer }),
-        }
-        let at = self.admit(place, request, layout)?;
-        if !self.held.is_empty() && self.hold_behind(at) {
-            return Ok(());
-        }
-        if ahead {
-            self.wait_for_room(at);
+        let Some((place, known)) = self.heads.look_up(head, &self.shared) else {
+            return Err(request.refused(SubmitReason::ForeignHead));
+        };
+        known.refresh(&self.queues);
+        let blocks = match known.limits.blocks(&request) {
+            Some(blocks) => blocks,
+            None => match check(&known.view.geometry, &request) {
+                Ok(blocks) => blocks,
+                Err(reason) => return Err(request.refused(reason)),
+            },
+        };
+        let Some((at, entry)) = self.slab.insert(&request, place, blocks, known.layout) else {
+            return Err(request.refused(SubmitReason::Full { depth: self.slab.depth() }));
+        };
+        let timeout = request.timeout;
+        if known.is_timed() || !known.waiting.is_empty() || !self.held.is_empty() {
+            entry.data = request.data;
+            self.stand_in_line(at);
         } else {
-            self.send(at);
+            let (data, timed) = (&mut request.data, None);
+            let sending = Sending { entry, at, data, shunned: &[], timed };
+            if let Err(unsent) = sending.put(known, &mut self.queues, &self.passthrough) {
+                self.send_later(at, request.data, &unsent);
+            }
         }
+        self.admitted(at, timeout);
         Ok(())
     }
 
-    /// Takes a request into the slab.
-    fn admit(&mut self, head: u32, request: IoRequest, layout: Layout) -> Result<u32, SubmitError> {
+    /// A request was taken into the slab.
+    #[inline]
+    fn admitted(&mut self, at: u32, timeout: Option<Duration>) {
         if self.check_at == Instant::NEVER {
             self.check_at = Instant::ZERO;
         }
-        let timeout = request.timeout;
-        let at = self.slab.insert(request, head, layout).map_err(|request| {
-            let reason = SubmitReason::Full { depth: self.slab.depth() };
-            SubmitError { reason, buffer: request.buffer }
-        })?;
         if let Some(limit) = timeout {
             self.expire_after(at, limit);
         }
-        Ok(at)
+    }
+
+    /// Sends a new request unless others are ahead of it, or a write is held that it must not
+    /// overtake.
+    #[inline(never)]
+    fn stand_in_line(&mut self, at: u32) {
+        if !self.held.is_empty() && self.hold_behind(at) {
+            return;
+        }
+        if self.heads[self.slab[at].head].waiting.is_empty() {
+            self.send(at);
+        } else {
+            self.wait_for_room(at);
+        }
     }
 
     /// Sends what was submitted.
     pub fn flush(&mut self) {
-        self.batch_at = Instant::ZERO;
+        self.batch.end();
         for q in self.queues.iter_mut().filter(|q| q.dirty) {
             q.flush();
         }
@@ -227,8 +270,10 @@ impl Channel {
     pub fn poll(&mut self, done: &mut Vec<IoCompletion>) -> usize {
         let before = done.len();
         let now = self.shared.clock.now();
-        self.batch_at = now;
-        done.append(&mut self.backlog);
+        self.batch.begin(now);
+        if !self.backlog.is_empty() {
+            done.append(&mut self.backlog);
+        }
         if self.letters.pending() {
             self.read_letters();
         }
@@ -270,7 +315,6 @@ impl Channel {
             }
             let sent = q.dirty;
             (q.woken, q.dirty) = (false, false);
-            let mut taken = 0;
             let ChannelQueue { queue, meter, .. } = q;
             let mut reaper = Reaper {
                 slab: &mut self.slab,
@@ -280,18 +324,17 @@ impl Channel {
                 done,
                 meter,
                 now,
+                taken: 0,
             };
-            let mut sink = |c: Completion| {
-                taken += 1;
-                reaper.reap(c);
-            };
-            match queue.poll(now, &mut sink) {
+            let status = queue.poll(now, &mut reaper);
+            let taken = reaper.taken;
+            match status {
                 QueueStatus::Failed(error) => {
                     self.queue_died(place, error);
                 }
                 _ => {
                     q.count(taken, sent);
-                    if self.timed {
+                    if self.batch.is_timed() {
                         self.queues.note_pace(place, taken, now);
                     }
                     place += 1;
@@ -310,114 +353,87 @@ struct Reaper<'a> {
     done: &'a mut Vec<IoCompletion>,
     meter: &'a mut Meter,
     now: Instant,
+    /// How many there were.
+    taken: u32,
 }
 
-impl Reaper<'_> {
+impl Sink for Reaper<'_> {
     /// Takes one completion: done, or trouble.
-    fn reap(&mut self, completion: Completion) {
+    fn complete(&mut self, completion: Completion) {
+        self.taken += 1;
         // Queues answer each command once; were one to break that rule, the tag's generation keeps
         // it from reaching a request that is not its own.
         let Some(at) = self.slab.find(completion.tag) else {
-            let (slab, heads) = (&mut *self.slab, &mut *self.heads);
-            let ended = self.hedges.answered(slab, heads, self.meter, self.now, completion);
-            self.done.extend(ended);
+            self.take_second(completion);
             return;
         };
-        let (status, value) = (completion.cqe.status(), completion.cqe.result());
-        let entry = &mut self.slab[at];
-        if status.is_success() && entry.started != Instant::ZERO {
-            self.meter.sample(entry.kind, entry.started, entry.load, self.now);
-            if let Some(hedge) = &mut self.heads[entry.head].hedge
-                && entry.op == IoOp::Read
-            {
-                let took = self.now.saturating_since(entry.started).as_nanos() as u64;
-                hedge.ended(entry.kind, took);
-            }
+        let flags = self.slab[at].flags;
+        if completion.cqe.status().is_success() && !flags.has(Flags::ODD) {
+            let Completion { cqe, data, .. } = completion;
+            self.done.push(self.slab.succeed(at, data, cqe.result(), Flags::NONE));
+        } else {
+            self.look_closer(at, completion);
         }
-        if entry.hedge != Hedge::None {
-            match std::mem::replace(&mut entry.hedge, Hedge::None) {
-                Hedge::Won => {
-                    self.hedges.returned(completion.data);
-                    self.slab.paid(at);
-                    return;
-                }
-                Hedge::Attempt(attempt) => self.hedges.abandon(attempt),
-                Hedge::None => {}
-            }
-        }
-        let entry = &mut self.slab[at];
-        entry.data = completion.data;
-        if !status.is_success() {
-            entry.place = request::Place::Waiting;
-            let fencing = Fencing::Needless;
-            self.troubled.push(Trouble { at, status, lost: false, fencing });
-            return;
-        }
-        let mut done_with = self.slab.finish(at, Ok(()));
-        done_with.value = value;
-        self.done.push(done_with);
     }
 }
 
-/// Whether a request can be right; the number of blocks that it is about.
-fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> {
-    let block_size = geometry.block_size;
-    let blocks = match request.op {
-        IoOp::Flush | IoOp::Passthrough => return Ok(0),
-        IoOp::WriteZeroes => {
-            let most = 1 << 16;
-            if request.blocks == 0 || request.blocks > most {
-                let (len, max) = (request.blocks as usize, most as usize);
-                let size = block_size as usize;
-                return Err(SubmitReason::TooLarge { len: len * size, max: max * size });
-            }
-            u64::from(request.blocks)
+impl Reaper<'_> {
+    /// What is to be done about the completion of a request that did not succeed, or of which there
+    /// is more to know.
+    #[inline(never)]
+    fn look_closer(&mut self, at: u32, Completion { cqe, data, .. }: Completion) {
+        let (status, flags) = (cqe.status(), self.slab[at].flags);
+        if flags.has(Flags::TIMED) && status.is_success() {
+            self.take_time(at);
         }
-        IoOp::Discard if request.blocks == 0 => {
-            return Err(SubmitReason::Unaligned { len: 0, block_size });
+        if flags.has(Flags::HEDGED) && self.is_beaten(at) {
+            self.hedges.returned(data);
+            self.slab.paid(at);
+        } else if status.is_success() {
+            self.done.push(self.slab.succeed(at, data, cqe.result(), flags));
+        } else {
+            self.trouble(at, status, data);
         }
-        IoOp::Discard => u64::from(request.blocks),
-        IoOp::Read | IoOp::Write | IoOp::Compare => {
-            let buffer = &request.buffer;
-            if geometry.metadata_size != 0 || buffer.has_metadata() {
-                u64::from(check_metadata(geometry, buffer)?)
-            } else {
-                let len = buffer.len();
-                if len == 0 || !len.is_multiple_of(block_size as usize) {
-                    return Err(SubmitReason::Unaligned { len, block_size });
-                }
-                if len > geometry.max_transfer {
-                    return Err(SubmitReason::TooLarge { len, max: geometry.max_transfer });
-                }
-                (len / block_size as usize) as u64
-            }
-        }
-    };
-    if geometry.read_only && request.op.modifies() {
-        return Err(SubmitReason::ReadOnly);
     }
-    let (slba, capacity) = (request.slba, geometry.blocks);
-    if slba.checked_add(blocks).is_none_or(|end| end > capacity) {
-        return Err(SubmitReason::OutOfRange { slba, blocks, capacity });
-    }
-    u32::try_from(blocks).map_err(|_| SubmitReason::OutOfRange { slba, blocks, capacity })
-}
 
-/// The same of the buffer where blocks have metadata, or the buffer has some.
-#[cold]
-fn check_metadata(geometry: &Geometry, buffer: &Buffer) -> Result<u32, SubmitReason> {
-    let (len, block_size, max) = (buffer.len(), geometry.buffer_block(), geometry.max_transfer);
-    if len == 0 || !len.is_multiple_of(block_size as usize) {
-        return Err(SubmitReason::Unaligned { len, block_size });
+    /// Takes the completion of a second attempt, which is no request's.
+    #[cold]
+    fn take_second(&mut self, completion: Completion) {
+        let (slab, heads) = (&mut *self.slab, &mut *self.heads);
+        let ended = self.hedges.answered(slab, heads, self.meter, self.now, completion);
+        self.done.extend(ended);
     }
-    let blocks = u32::try_from(len / block_size as usize).ok().filter(|_| len <= max);
-    let blocks = blocks.ok_or(SubmitReason::TooLarge { len, max })?;
-    let beside = if geometry.extended_metadata { 0 } else { usize::from(geometry.metadata_size) };
-    let (given, wanted) = (buffer.metadata().map_or(0, <[u8]>::len), blocks as usize * beside);
-    if given == wanted && buffer.has_metadata() == (wanted != 0) {
-        Ok(blocks)
-    } else {
-        Err(SubmitReason::Metadata { given, wanted })
+
+    fn take_time(&mut self, at: u32) {
+        let Some(Timing { started, kind, load }) = self.slab.timing(at) else { return };
+        self.meter.sample(kind, started, load, self.now);
+        let entry = &self.slab[at];
+        if let Some(hedge) = &mut self.heads[entry.head].hedge
+            && entry.op == IoOp::Read
+        {
+            hedge.ended(kind, self.now.saturating_since(started).as_nanos() as u64);
+        }
+    }
+
+    /// The first attempt of a read has been answered. Whether the second one was before.
+    #[cold]
+    fn is_beaten(&mut self, at: u32) -> bool {
+        match std::mem::replace(&mut self.slab.history(at).hedge, Hedge::None) {
+            Hedge::Won => return true,
+            Hedge::Attempt(attempt) => self.hedges.abandon(attempt),
+            Hedge::None => {}
+        }
+        self.slab[at].flags.clear(Flags::HEDGED);
+        false
+    }
+
+    #[cold]
+    fn trouble(&mut self, at: u32, status: Status, data: Data) {
+        let entry = &mut self.slab[at];
+        entry.data = data;
+        entry.place = Place::Waiting;
+        let fencing = Fencing::Needless;
+        self.troubled.push(Trouble { at, status, lost: false, fencing });
     }
 }
 

@@ -8,9 +8,10 @@ use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::TransportError;
 
 use super::parked::Hopeless;
-use super::policy::{Route, elsewhere};
-use super::request::{IoCompletion, Place};
+use super::policy::{NoLane, elsewhere};
+use super::request::IoCompletion;
 use super::rules::{self, Case, Next};
+use super::slab::{Entry, Flags, Place};
 use super::{Channel, Trouble};
 use crate::error::IoError;
 use crate::fence::Fencing;
@@ -52,26 +53,28 @@ impl Channel {
     fn decide(&mut self, trouble: &Trouble, now: Instant, done: &mut Vec<IoCompletion>) {
         let (at, status) = (trouble.at, trouble.status);
         // An Abort may come in the middle of a write.
-        self.slab[at].uncertain |= trouble.lost || status.is(Status::ABORT_REQUESTED);
+        if trouble.lost || status.is(Status::ABORT_REQUESTED) {
+            self.slab[at].flags.set(Flags::UNCERTAIN);
+        }
         if self.closed && (trouble.lost || !status.dnr()) {
             // The host ends: nothing is waited for, and nothing is tried again.
-            self.slab[at].uncertain |= trouble.lost;
             self.parked.hopeless.push((at, Hopeless::Shutdown));
             return;
         }
         let association = self.slab[at].sent_on;
         let known = &mut self.heads[self.slab[at].head];
-        known.refresh();
-        let entry = &mut self.slab[at];
+        known.refresh(&self.queues);
+        let past = *self.slab.past(at);
+        let entry = &self.slab[at];
         let holds = !self.closed && trouble.fencing.holds(known.head.fence());
         let next = rules::next(Case {
             status,
             lost: trouble.lost,
             may_live_on: holds && entry.op.modifies(),
             once: self.passthrough.once(entry, at),
-            unwanted: entry.cancelled,
-            path_errors: entry.path_errors,
-            retries: entry.retries,
+            unwanted: entry.flags.has(Flags::CANCELLED),
+            path_errors: past.path_errors,
+            retries: past.retries,
             max_retries: self.options.max_retries,
         });
         let counters = &known.head.counters;
@@ -79,11 +82,13 @@ impl Channel {
         match next {
             Next::Hold | Next::Send | Next::AwaitAna | Next::Elsewhere => {
                 counters.failovers.fetch_add(1, Ordering::Relaxed);
-                entry.path_errors += u32::from(!trouble.lost);
+                if !trouble.lost {
+                    self.slab.history(at).path_errors += 1;
+                }
             }
             Next::Again => {
                 counters.retries.fetch_add(1, Ordering::Relaxed);
-                entry.retries += 1;
+                self.slab.history(at).retries += 1;
             }
             Next::Fail | Next::Unknown | Next::Unwanted => {}
         }
@@ -100,11 +105,12 @@ impl Channel {
                 self.send(at);
             }
             Next::Elsewhere => {
-                entry.shunned = Some(association);
-                let errors = entry.path_errors;
-                match elsewhere(known, &self.queues, |a| a == association) {
-                    Route::Path { .. } | Route::Full => self.send(at),
-                    Route::None | Route::Refused { .. } => {
+                let history = self.slab.history(at);
+                history.shunned = Some(association);
+                let errors = history.path_errors;
+                match elsewhere(known, &self.queues, &[association]) {
+                    Ok(_) | Err(NoLane::Full) => self.send(at),
+                    Err(NoLane::None | NoLane::Refused { .. }) => {
                         self.delay(at, now + PATH_ERROR_DELAY * errors);
                     }
                 }
@@ -112,7 +118,7 @@ impl Channel {
             Next::Again => {
                 if status.is(Status::ABORT_REQUESTED) {
                     // It was aborted because it took too long: another path may be quicker.
-                    entry.shunned = Some(association);
+                    self.slab.history(at).shunned = Some(association);
                 }
                 // CRD picks one of the controller's three delays (NVMe 2.1 §4.2.3, §5.1.13.2.1).
                 let crd = usize::from(status.crd());
@@ -128,7 +134,7 @@ impl Channel {
             }
             Next::Fail => {
                 let head = known.head.name().to_owned();
-                let (op, slba, blocks) = (entry.op, entry.slba, entry.blocks);
+                let Entry { op, slba, blocks, .. } = self.slab[at];
                 self.fail(at, IoError::Status { head, op, slba, blocks, status }, done);
             }
             Next::Unknown => {
@@ -137,7 +143,7 @@ impl Channel {
             }
             Next::Unwanted => {
                 let head = known.head.name().to_owned();
-                let error = match entry.expired {
+                let error = match self.slab[at].flags.has(Flags::EXPIRED) {
                     true => IoError::Expired { head },
                     false => IoError::Cancelled { head },
                 };

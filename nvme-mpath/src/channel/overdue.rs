@@ -8,7 +8,7 @@ use nvme_core::time::{Instant, earlier};
 use nvme_core::transport::Tag;
 
 use super::Channel;
-use super::request::Place;
+use super::slab::Place;
 use crate::error::IoOp;
 use crate::ids::AssociationId;
 use crate::mailbox::Command;
@@ -48,7 +48,9 @@ impl Channel {
         let mut next = None;
         for at in 0..self.slab.entries() as u32 {
             let entry = &mut self.slab[at];
-            let Place::InFlight(association) = entry.place else { continue };
+            if entry.place != Place::InFlight {
+                continue;
+            }
             // On the list already.
             if entry.sent_at == Instant::NEVER {
                 continue;
@@ -61,7 +63,7 @@ impl Channel {
                 continue;
             }
             entry.sent_at = Instant::NEVER;
-            let tag = self.slab.tag(at);
+            let (tag, association) = (entry.tag(at), entry.sent_on);
             self.overdue.push(Overdue { at, tag, association, step: Step::Act, due: now });
         }
         next = earlier(next, self.climb(now));
@@ -117,7 +119,7 @@ impl Channel {
         let Overdue { at, tag, association, .. } = *overdue;
         // Sent again since, or ended.
         let same = self.slab.find(tag) == Some(at) && self.slab[at].sent_at == Instant::NEVER;
-        if !same || self.slab[at].place != Place::InFlight(association) {
+        if !same || self.slab[at].sent_on != association {
             return false;
         }
         // One that is being taken apart ends without our help.

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use nvme_core::time::Instant;
 
 use super::Channel;
-use super::request::{IoCompletion, Place};
+use super::request::IoCompletion;
+use super::slab::Place;
 use crate::error::{IoError, ParkLimit};
 use crate::view::NoPath;
 use crate::window::LossCause;
@@ -75,12 +76,12 @@ impl Channel {
             return;
         }
         let now = self.shared.clock.now();
-        let entry = &mut self.slab[at];
-        if entry.parked_at.is_none() {
+        let parked_at = &mut self.slab.history(at).parked_at;
+        if parked_at.is_none() {
             head.head.counters.parked.fetch_add(1, Ordering::Relaxed);
         }
-        let since = *entry.parked_at.get_or_insert(now);
-        entry.place = Place::Parked(since);
+        let since = *parked_at.get_or_insert(now);
+        self.slab[at].place = Place::Parked;
         head.head.counters.parked_now.fetch_add(1, Ordering::Relaxed);
         self.parked.list.push_back(at);
         self.parked.bytes += bytes;
@@ -127,10 +128,7 @@ impl Channel {
         let mut next = None;
         let mut kept = VecDeque::with_capacity(self.parked.list.capacity());
         for at in std::mem::take(&mut self.parked.list) {
-            let Place::Parked(since) = self.slab[at].place else {
-                self.uncount_parked(at);
-                continue;
-            };
+            let since = self.slab.past(at).parked_at.unwrap_or(now);
             if since + age <= now {
                 self.uncount_parked(at);
                 self.parked.bytes -= self.slab[at].data.len();
@@ -179,6 +177,6 @@ impl Channel {
 
     pub(super) fn fail(&mut self, at: u32, error: IoError, done: &mut Vec<IoCompletion>) {
         self.let_go(at);
-        done.push(self.slab.finish(at, Err(Box::new(error))));
+        done.push(self.slab.fail(at, error));
     }
 }

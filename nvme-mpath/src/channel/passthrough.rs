@@ -16,7 +16,8 @@ use nvme_core::time::Duration;
 use nvme_core::transport::Data;
 
 use super::Channel;
-use super::request::{Entry, IoRequest};
+use super::request::IoRequest;
+use super::slab::Entry;
 use crate::error::{IoOp, SubmitError, SubmitReason};
 use crate::head::Head;
 use crate::view::HeadView;
@@ -123,7 +124,6 @@ pub(super) struct PassthroughTable(HashMap<u32, PassthroughCommand>);
 
 impl PassthroughTable {
     /// The command of the request at a place that is known to be passthrough.
-    #[cold]
     pub(super) fn command(&self, at: u32, nsid: u32) -> Option<Sqe> {
         self.0.get(&at).map(|command| command.sqe(nsid))
     }
@@ -154,34 +154,31 @@ impl Channel {
         buffer: Buffer,
         user_data: u64,
     ) -> Result<(), SubmitError> {
-        if !std::ptr::eq(head.host.as_ptr(), Arc::as_ptr(&self.shared)) {
+        let Some((place, known)) = self.heads.look_up(head, &self.shared) else {
             return Err(SubmitError { reason: SubmitReason::ForeignHead, buffer });
-        }
-        let place = self.heads.place(head);
-        let known = &mut self.heads[place];
-        known.refresh();
-        let (layout, ahead) = (known.view.layout, !known.waiting.is_empty());
+        };
+        known.refresh(&self.queues);
         if let Err(reason) = command.check(buffer.len(), &known.view) {
             return Err(SubmitError { reason, buffer });
         }
-        if self.slab.used() >= self.slab.depth() {
+        let request = IoRequest::new(IoOp::Passthrough, 0, 0, Data::None, user_data);
+        let Some((at, entry)) = self.slab.insert(&request, place, 0, known.layout) else {
             let reason = SubmitReason::Full { depth: self.slab.depth() };
             return Err(SubmitError { reason, buffer });
-        }
-        let mut request = IoRequest::new(IoOp::Passthrough, 0, 0, Buffer::empty(), user_data);
-        request.timeout = command.timeout;
-        let at = self.admit(place, request, layout)?;
-        self.slab[at].data = match command.opcode & 3 {
+        };
+        entry.data = match command.opcode & 3 {
             1 => Data::Write(buffer),
             2 => Data::Read(buffer),
             _ => Data::None,
         };
+        let ahead = !known.waiting.is_empty();
         self.passthrough.0.insert(at, command);
         if ahead {
             self.wait_for_room(at);
         } else {
             self.send(at);
         }
+        self.admitted(at, command.timeout);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use nvme_core::transport::{Data, Queue, Rejected, Tag};
 use rustix::event::epoll;
 
 use super::pace::{Kind, Pace};
+use super::policy::Lane;
 use crate::fence::Fencing;
 use crate::ids::AssociationId;
 use crate::latency::PathCounts;
@@ -84,6 +85,7 @@ impl Drop for OwnCell {
 
 impl ChannelQueue {
     /// Hands a command to the queue.
+    #[inline]
     pub(super) fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
         self.queue.submit(sqe, data, tag)?;
         self.dirty = true;
@@ -148,17 +150,23 @@ pub(super) struct Queues {
     alarms: u64,
     /// Polls of a queue that found answers.
     answers: u64,
+    /// Latencies are counted.
+    timed: bool,
     numa_node: Option<u32>,
     numa: Arc<NumaTopology>,
 }
 
 impl Queues {
-    /// For a channel on this NUMA node.
-    pub(super) fn new(numa_node: Option<u32>, numa: Arc<NumaTopology>) -> Self {
+    /// For a channel on this NUMA node, which counts latencies if `timed`.
+    pub(super) fn new(timed: bool, numa_node: Option<u32>, numa: Arc<NumaTopology>) -> Self {
         let (list, by_slot) = (Vec::new(), Vec::new());
         let (generation, alarms, answers) = (0, 0, 0);
         let others_stale = true;
-        Self { list, by_slot, generation, others_stale, alarms, answers, numa_node, numa }
+        Self { list, by_slot, generation, others_stale, alarms, answers, timed, numa_node, numa }
+    }
+
+    pub(super) const fn timed(&self) -> bool {
+        self.timed
     }
 
     pub(super) const fn generation(&self) -> u64 {
@@ -208,12 +216,19 @@ impl Queues {
         self.list.iter_mut()
     }
 
+    #[inline]
     pub(super) fn at(&mut self, place: usize) -> &mut ChannelQueue {
         &mut self.list[place]
     }
 
     pub(super) fn get(&self, place: usize) -> &ChannelQueue {
         &self.list[place]
+    }
+
+    /// Whether the queue of a lane takes one more.
+    #[inline]
+    pub(super) fn has_room(&self, lane: &Lane) -> bool {
+        !self.list[lane.queue as usize].is_full()
     }
 
     /// The place of the queue of an association.

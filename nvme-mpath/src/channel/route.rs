@@ -1,40 +1,160 @@
 //! Which path a request takes.
 
 use nvme_core::spec::command::{DsmAttributes, IoFlags};
+use nvme_core::spec::opcode::NvmOpcode;
 use nvme_core::spec::{BlockCount, Sqe};
 use nvme_core::time::Instant;
 use nvme_core::transport::{Data, RejectReason};
 
 use super::Channel;
+use super::heads::{Known, Timed};
 use super::pace::Kind;
 use super::parked::Hopeless;
-use super::policy::{Route, choose, elsewhere};
-use super::request::{Entry, Place};
+use super::passthrough::PassthroughTable;
+use super::policy::{Lane, NoLane, choose, elsewhere};
+use super::queues::Queues;
+use super::slab::{Entry, Flags, Place, Timing};
 use crate::error::IoOp;
 use crate::ids::AssociationId;
 
-/// The command of a request; `None` for passthrough.
-pub(super) fn command(entry: &Entry, nsid: u32) -> Option<Sqe> {
-    let blocks = BlockCount::new(entry.blocks);
-    let sqe = match entry.op {
-        IoOp::Read => Sqe::read(nsid, entry.slba, blocks?),
-        IoOp::Write => Sqe::write(nsid, entry.slba, blocks?),
-        IoOp::WriteZeroes => Sqe::write_zeroes(nsid, entry.slba, blocks?),
-        IoOp::Flush => Sqe::flush(nsid),
-        IoOp::Compare => Sqe::compare(nsid, entry.slba, blocks?),
-        IoOp::Passthrough => return None,
-        // No dword 12 there to carry a flag.
-        IoOp::Discard => {
-            return Sqe::dataset_management(nsid, 1, DsmAttributes::DEALLOCATE).ok();
-        }
+/// The opcodes of requests about a number of blocks, by their operations; 0 for others. A table, for
+/// it is quicker than jumps.
+const OPCODES: [u8; 7] = {
+    let mut opcodes = [0; 7];
+    opcodes[IoOp::Read as usize] = NvmOpcode::READ.0;
+    opcodes[IoOp::Write as usize] = NvmOpcode::WRITE.0;
+    opcodes[IoOp::WriteZeroes as usize] = NvmOpcode::WRITE_ZEROES.0;
+    opcodes[IoOp::Compare as usize] = NvmOpcode::COMPARE.0;
+    opcodes
+};
+
+/// The command of a request that is about a number of blocks; `None` for others.
+#[inline]
+pub(super) fn block_command(entry: &Entry, nsid: u32) -> Option<Sqe> {
+    let opcode = NvmOpcode(OPCODES[entry.op as usize]);
+    if opcode.0 == 0 {
+        return None;
+    }
+    let fua = match entry.flags.has(Flags::FUA) {
+        true => IoFlags::FORCE_UNIT_ACCESS,
+        false => IoFlags::empty(),
     };
-    Some(if entry.fua { sqe.with_io_flags(IoFlags::FORCE_UNIT_ACCESS) } else { sqe })
+    Some(Sqe::block_io(opcode, nsid, entry.slba, BlockCount::new(entry.blocks)?, fua))
+}
+
+/// The command of a request that is about no number of blocks.
+#[cold]
+fn other_command(entry: &Entry, nsid: u32, at: u32, passthrough: &PassthroughTable) -> Option<Sqe> {
+    match entry.op {
+        IoOp::Flush => Some(Sqe::flush(nsid)),
+        // No dword 12 there to carry a flag.
+        IoOp::Discard => Sqe::dataset_management(nsid, 1, DsmAttributes::DEALLOCATE).ok(),
+        IoOp::Passthrough => passthrough.command(at, nsid),
+        IoOp::Read | IoOp::Write | IoOp::WriteZeroes | IoOp::Compare => None,
+    }
+}
+
+/// A request on its way, and what it moves.
+pub(super) struct Sending<'a> {
+    pub(super) entry: &'a mut Entry,
+    pub(super) at: u32,
+    /// Taken out when the request is sent.
+    pub(super) data: &'a mut Data,
+    /// It takes a path on other associations than these.
+    pub(super) shunned: &'a [AssociationId],
+    pub(super) timed: Option<Timed>,
+}
+
+/// Why a request could not be put into a queue.
+pub(super) enum Unsent {
+    /// There is no path for it.
+    NoLane(NoLane),
+    /// The queue of this lane did not take it.
+    Rejected(Lane, RejectReason),
+    /// There is no such command.
+    NoCommand,
+}
+
+impl Sending<'_> {
+    /// Puts the request into the queue of a path of its head; what is known of that must be fresh.
+    /// Returns what was in flight on the path's controller before.
+    // Inlined where new requests are sent, for speed, and where others are.
+    #[inline(always)]
+    pub(super) fn put(
+        self,
+        known: &mut Known,
+        queues: &mut Queues,
+        passthrough: &PassthroughTable,
+    ) -> Result<u32, Unsent> {
+        let Self { entry, at, data, shunned, timed } = self;
+        let other;
+        let lane = if shunned.is_empty() {
+            choose(known, queues, timed)
+        } else {
+            match elsewhere(known, queues, shunned) {
+                Ok(lane) => {
+                    other = lane;
+                    Some(&other)
+                }
+                Err(why) => return Err(Unsent::NoLane(why)),
+            }
+        };
+        let Some(lane) = lane else {
+            return Err(Unsent::NoLane(known.lanes.why_none()));
+        };
+        let sqe = match block_command(entry, lane.nsid) {
+            Some(sqe) => sqe,
+            None => match other_command(entry, lane.nsid, at, passthrough) {
+                Some(sqe) => sqe,
+                None => return Err(Unsent::NoCommand),
+            },
+        };
+        let q = queues.at(lane.queue as usize);
+        if let Err(rejected) = q.submit(sqe, std::mem::take(data), entry.tag(at)) {
+            *data = rejected.data;
+            return Err(Unsent::Rejected(*lane, rejected.reason));
+        }
+        entry.place = Place::InFlight;
+        entry.sent_on = q.association;
+        if let Some(timed) = timed
+            && q.load() == 1
+        {
+            q.meter.pace.begins(timed.at);
+        }
+        Ok(q.load() - 1 + q.others)
+    }
+}
+
+enum Sent {
+    /// It is taken care of.
+    Yes,
+    /// The queues are full.
+    Full,
+    /// The path that it took is none any more: there may be another one.
+    Again,
+    /// The queue of this association can never take it; the reason to give if no other one can.
+    Unfit(AssociationId, Hopeless),
+}
+
+/// What is known of a request that some queues can never take: the associations that they are on, and
+/// the first one's reason.
+#[derive(Default)]
+struct Unfit {
+    associations: Vec<AssociationId>,
+    why: Option<Hopeless>,
+}
+
+impl Unfit {
+    fn add(&mut self, association: AssociationId, why: Hopeless) {
+        self.associations.push(association);
+        self.why.get_or_insert(why);
+    }
 }
 
 impl Channel {
     /// Sends a request down a path; or lets it wait, or parks it.
     pub(super) fn send(&mut self, at: u32) {
-        if matches!(self.try_send(at), Sent::Full) {
+        if matches!(self.try_send(at, Unfit::default()), Sent::Full) {
             self.wait_for_room(at);
         }
     }
@@ -49,124 +169,121 @@ impl Channel {
         }
     }
 
-    fn try_send(&mut self, at: u32) -> Sent {
-        match self.send_but(at, &[]) {
-            Sent::Unfit(association, why) => self.send_where_it_fits(at, association, why),
-            sent => sent,
-        }
-    }
-
-    /// A queue can never take the request. Another path's may; if none does, the request fails.
-    #[cold]
-    fn send_where_it_fits(&mut self, at: u32, first: AssociationId, why: Hopeless) -> Sent {
-        let mut unfit = vec![first];
+    /// Tries to send a request whose data is in its entry.
+    fn try_send(&mut self, at: u32, mut unfit: Unfit) -> Sent {
         loop {
-            match self.send_but(at, &unfit) {
-                Sent::Unfit(association, _) => unfit.push(association),
-                Sent::Nowhere => {
-                    self.parked.hopeless.push((at, why));
-                    return Sent::Yes;
-                }
-                sent => return sent,
-            }
-        }
-    }
-
-    /// Sends a request on any association but those that are known not to fit; mostly that is none,
-    /// of which nothing is left when it is compiled.
-    #[inline(always)]
-    fn send_but(&mut self, at: u32, unfit: &[AssociationId]) -> Sent {
-        loop {
-            let place = self.slab[at].head;
-            let known = &mut self.heads[place];
-            known.refresh();
+            let shunned = self.slab.past(at).shunned;
+            let around: Vec<_> = unfit.associations.iter().copied().chain(shunned).collect();
             let entry = &mut self.slab[at];
-            if known.view.layout != entry.layout && entry.op != IoOp::Flush {
+            let known = &mut self.heads[entry.head];
+            known.refresh(&self.queues);
+            if known.layout != entry.layout && entry.op != IoOp::Flush {
                 self.parked.hopeless.push((at, Hopeless::Formatted));
                 return Sent::Yes;
             }
-            let (mut started, mut kind) = (Instant::ZERO, Kind::default());
-            if known.view.timed || self.options.latency_histograms {
-                // One look at the clock for all that is sent until the next poll or flush.
-                if self.batch_at == Instant::ZERO {
-                    self.batch_at = self.shared.clock.now();
-                    self.timed = true;
+            entry.sent_at = Instant::ZERO;
+            entry.flags.clear(Flags::TIMED);
+            let mut data = std::mem::take(&mut entry.data);
+            let timed = known.time(&mut self.batch, &self.shared.clock, entry.op, &data);
+            let sending = Sending { entry, at, data: &mut data, shunned: &around, timed };
+            match sending.put(known, &mut self.queues, &self.passthrough) {
+                Ok(load) => {
+                    if shunned.is_some() {
+                        self.slab.history(at).shunned = None;
+                    }
+                    self.sent(at, timed, load);
+                    return Sent::Yes;
                 }
-                (started, kind) = (self.batch_at, Kind::new(entry.op, entry.data.len()));
+                Err(unsent) => match self.put_back(at, data, &unsent, unfit.why) {
+                    Sent::Again => {}
+                    // Another path's may.
+                    Sent::Unfit(association, why) => unfit.add(association, why),
+                    sent => return sent,
+                },
             }
-            let route = match entry.shunned {
-                also if !unfit.is_empty() => {
-                    elsewhere(known, &self.queues, |a| unfit.contains(&a) || also == Some(a))
-                }
-                None => choose(known, &mut self.queues, kind, started),
-                Some(shunned) => elsewhere(known, &self.queues, |a| a == shunned),
-            };
-            let (path, queue) = match route {
-                Route::Path { path, queue } => (path, queue),
-                Route::Full => return Sent::Full,
-                Route::None | Route::Refused { .. } if entry.shunned.take().is_some() => continue,
-                Route::None if !unfit.is_empty() => return Sent::Nowhere,
-                Route::None => {
+        }
+    }
+
+    /// A request was sent, when so much was in flight on the controller.
+    #[inline]
+    pub(super) fn sent(&mut self, at: u32, timed: Option<Timed>, load: u32) {
+        let Some(Timed { at: started, kind, hedged }) = timed else { return };
+        self.slab.time(at, Timing { started, kind, load });
+        if hedged {
+            self.watch_for_hedge(at, kind, started);
+        }
+    }
+
+    /// A read was sent that may be sent a second time, if it takes too long.
+    #[cold]
+    fn watch_for_hedge(&mut self, at: u32, kind: Kind, started: Instant) {
+        let entry = &self.slab[at];
+        if let Some(hedge) = &mut self.heads[entry.head].hedge
+            && let Some(due) = hedge.sent(kind, entry.tag(at), started)
+        {
+            self.hedges.due_at = self.hedges.due_at.min(due);
+        }
+    }
+
+    /// A new request could not be sent at once.
+    #[cold]
+    pub(super) fn send_later(&mut self, at: u32, data: Data, unsent: &Unsent) {
+        let mut unfit = Unfit::default();
+        let sent = match self.put_back(at, data, unsent, None) {
+            Sent::Unfit(association, why) => {
+                unfit.add(association, why);
+                self.try_send(at, unfit)
+            }
+            Sent::Again => self.try_send(at, unfit),
+            sent => sent,
+        };
+        if matches!(sent, Sent::Full) {
+            self.wait_for_room(at);
+        }
+    }
+
+    /// A request could not be put into a queue. `unfit`: others could never take it, for this reason.
+    #[cold]
+    fn put_back(&mut self, at: u32, data: Data, why: &Unsent, unfit: Option<Hopeless>) -> Sent {
+        self.slab[at].data = data;
+        let association =
+            |queues: &mut Queues, lane: Lane| queues.at(lane.queue as usize).association;
+        let hopeless = match *why {
+            Unsent::NoLane(NoLane::Full) | Unsent::Rejected(_, RejectReason::Full) => {
+                return Sent::Full;
+            }
+            Unsent::Rejected(lane, RejectReason::TooLarge) => {
+                return Sent::Unfit(association(&mut self.queues, lane), Hopeless::TooLarge);
+            }
+            Unsent::Rejected(lane, RejectReason::Metadata) => {
+                return Sent::Unfit(association(&mut self.queues, lane), Hopeless::Metadata);
+            }
+            Unsent::Rejected(lane, _) => {
+                // It died and does not know yet that we know: poll it, and do without it until the
+                // control plane has replaced it.
+                let q = self.queues.at(lane.queue as usize);
+                q.woken = true;
+                let association = q.association;
+                self.heads[self.slab[at].head].avoid(association);
+                return Sent::Again;
+            }
+            Unsent::NoLane(_) if self.slab.past(at).shunned.is_some() => {
+                self.slab.history(at).shunned = None;
+                return Sent::Again;
+            }
+            Unsent::NoLane(NoLane::Refused { granted }) => Hopeless::NoQueue { granted },
+            Unsent::NoLane(NoLane::None) => match unfit {
+                Some(why) => why,
+                None => {
                     self.park(at);
                     return Sent::Yes;
                 }
-                Route::Refused { granted } => {
-                    self.parked.hopeless.push((at, Hopeless::NoQueue { granted }));
-                    return Sent::Yes;
-                }
-            };
-            let path = &known.view.paths[path];
-            let (association, nsid) = (path.association, path.nsid);
-            let tag = self.slab.tag(at);
-            let entry = &mut self.slab[at];
-            let sqe = command(entry, nsid);
-            let Some(sqe) = sqe.or_else(|| self.passthrough.command(at, nsid)) else {
-                // It was checked when it was submitted.
-                self.parked.hopeless.push((at, Hopeless::Formatted));
-                return Sent::Yes;
-            };
-            let data = std::mem::take(&mut entry.data);
-            let q = self.queues.at(queue);
-            let load = q.load() + q.others;
-            // Where reads are hedged, only those whose buffer can be exchanged for another one.
-            let hedge = known
-                .hedge
-                .as_mut()
-                .filter(|_| entry.op == IoOp::Read && matches!(&data, Data::Read(b) if b.is_vec()));
-            match q.submit(sqe, data, tag) {
-                Ok(()) => {
-                    if started != Instant::ZERO && q.load() == 1 {
-                        q.meter.pace.begins(started);
-                    }
-                    if let Some(due) = hedge.and_then(|h| h.sent(kind, tag, started)) {
-                        self.hedges.due_at = self.hedges.due_at.min(due);
-                    }
-                    (entry.started, entry.kind, entry.load) = (started, kind, load);
-                    entry.place = Place::InFlight(association);
-                    entry.sent_on = association;
-                    entry.shunned = None;
-                    entry.sent_at = Instant::ZERO;
-                    return Sent::Yes;
-                }
-                Err(rejected) => {
-                    entry.data = rejected.data;
-                    match rejected.reason {
-                        RejectReason::Full => return Sent::Full,
-                        RejectReason::TooLarge => {
-                            return Sent::Unfit(association, Hopeless::TooLarge);
-                        }
-                        RejectReason::Metadata => {
-                            return Sent::Unfit(association, Hopeless::Metadata);
-                        }
-                        _ => {}
-                    }
-                    // It died and does not know yet that we know: poll it, and do without it until
-                    // the control plane has replaced it.
-                    q.woken = true;
-                    known.avoid(association);
-                }
-            }
-        }
+            },
+            // It was checked when it was submitted.
+            Unsent::NoCommand => Hopeless::Formatted,
+        };
+        self.parked.hopeless.push((at, hopeless));
+        Sent::Yes
     }
 
     /// Sends the requests that waited for room, each head's in their order, as far as there is room.
@@ -178,21 +295,10 @@ impl Channel {
                 self.crowded.swap_remove(turn);
                 continue;
             };
-            if matches!(self.try_send(at), Sent::Full) {
+            if matches!(self.try_send(at, Unfit::default()), Sent::Full) {
                 self.heads[place].waiting.push_front(at);
                 turn += 1;
             }
         }
     }
-}
-
-enum Sent {
-    /// It is taken care of.
-    Yes,
-    /// The queues are full.
-    Full,
-    /// The queue of this association can never take it; the reason to give if no other one can.
-    Unfit(AssociationId, Hopeless),
-    /// There is no other path than those that cannot take it.
-    Nowhere,
 }

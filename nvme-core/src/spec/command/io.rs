@@ -18,6 +18,7 @@ impl BlockCount {
 
     /// A count of 1 to 65536 blocks; `None` outside of that.
     #[must_use]
+    #[inline]
     pub const fn new(blocks: u32) -> Option<Self> {
         match blocks {
             1..=0x1_0000 => Some(Self((blocks - 1) as u16)),
@@ -111,41 +112,51 @@ impl DsmRange {
 }
 
 impl Sqe {
-    fn block_io(opcode: NvmOpcode, nsid: u32, slba: u64, blocks: BlockCount) -> Self {
+    /// A command about `blocks` logical blocks from `slba`: Read, Write, Compare, Write Zeroes or
+    /// Verify, which have these fields and flags in common (NVM 1.1 §3.3).
+    #[must_use]
+    #[inline]
+    pub fn block_io(
+        opcode: NvmOpcode,
+        nsid: u32,
+        slba: u64,
+        blocks: BlockCount,
+        flags: IoFlags,
+    ) -> Self {
         let mut sqe = Self::new(opcode.0, nsid);
         sqe.set_cdw10_11(slba);
-        sqe.cdw12 = u32::from(blocks.nlb()).into();
+        sqe.cdw12 = (u32::from(blocks.nlb()) | flags.bits()).into();
         sqe
     }
 
     /// Read `blocks` logical blocks from `slba` (NVM 1.1 §3.3.4).
     #[must_use]
     pub fn read(nsid: u32, slba: u64, blocks: BlockCount) -> Self {
-        Self::block_io(NvmOpcode::READ, nsid, slba, blocks)
+        Self::block_io(NvmOpcode::READ, nsid, slba, blocks, IoFlags::empty())
     }
 
     /// Write `blocks` logical blocks from `slba` (NVM 1.1 §3.3.6).
     #[must_use]
     pub fn write(nsid: u32, slba: u64, blocks: BlockCount) -> Self {
-        Self::block_io(NvmOpcode::WRITE, nsid, slba, blocks)
+        Self::block_io(NvmOpcode::WRITE, nsid, slba, blocks, IoFlags::empty())
     }
 
     /// Compare `blocks` logical blocks from `slba` with the data sent (NVM 1.1 §3.3.1).
     #[must_use]
     pub fn compare(nsid: u32, slba: u64, blocks: BlockCount) -> Self {
-        Self::block_io(NvmOpcode::COMPARE, nsid, slba, blocks)
+        Self::block_io(NvmOpcode::COMPARE, nsid, slba, blocks, IoFlags::empty())
     }
 
     /// Set `blocks` logical blocks from `slba` to zero, no data sent (NVM 1.1 §3.3.8).
     #[must_use]
     pub fn write_zeroes(nsid: u32, slba: u64, blocks: BlockCount) -> Self {
-        Self::block_io(NvmOpcode::WRITE_ZEROES, nsid, slba, blocks)
+        Self::block_io(NvmOpcode::WRITE_ZEROES, nsid, slba, blocks, IoFlags::empty())
     }
 
     /// Verify `blocks` logical blocks from `slba` without moving data (NVM 1.1 §3.3.5).
     #[must_use]
     pub fn verify(nsid: u32, slba: u64, blocks: BlockCount) -> Self {
-        Self::block_io(NvmOpcode::VERIFY, nsid, slba, blocks)
+        Self::block_io(NvmOpcode::VERIFY, nsid, slba, blocks, IoFlags::empty())
     }
 
     /// Commit the volatile write cache of a namespace (NVMe 2.1 §7.2).

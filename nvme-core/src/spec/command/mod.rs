@@ -104,6 +104,7 @@ pub enum CommandError {
 impl Sqe {
     /// An entry with this opcode and namespace, everything else zero.
     #[must_use]
+    #[inline]
     pub fn new(opcode: u8, nsid: u32) -> Self {
         Self { opcode, nsid: nsid.into(), ..Self::default() }
     }
@@ -116,6 +117,7 @@ impl Sqe {
     }
 
     /// Makes the data pointer two PRP entries (NVMe 2.1 §4.3.1).
+    #[inline]
     pub fn set_prp(&mut self, prp1: u64, prp2: u64) {
         self.flags = self.flags & 0x3f | (Psdt::Prp as u8) << 6;
         let (low, high) = self.dptr.split_at_mut(8);

@@ -8,20 +8,16 @@ mod lanes;
 mod queue_depth;
 mod service_time;
 
-use nvme_core::time::Instant;
-
 use crate::ids::AssociationId;
 use crate::policy::PathPolicy;
 
-use super::heads::Known;
-use super::pace::Kind;
+use super::heads::{Known, Timed};
 use super::queues::Queues;
-pub(super) use lanes::Lanes;
+pub(super) use lanes::{Lane, Lanes};
 
-/// What the look for a path found.
-pub(super) enum Route {
-    /// This path of the view, by this queue.
-    Path { path: usize, queue: usize },
+/// Why there is no path for a request.
+#[derive(Clone, Copy)]
+pub(super) enum NoLane {
     /// There are paths, but their queues are full.
     Full,
     /// None that this channel can use now.
@@ -30,31 +26,36 @@ pub(super) enum Route {
     Refused { granted: u16 },
 }
 
-/// A path for a request, by the head's policy. `kind` and `now` only matter where the view says
-/// that times are to be taken.
-pub(super) fn choose(known: &mut Known, queues: &mut Queues, kind: Kind, now: Instant) -> Route {
-    known.lanes.refresh(&known.view, &known.avoided, known.generation, queues);
-    let lanes = &mut known.lanes;
-    let lane = match known.view.policy {
-        PathPolicy::RoundRobin => lanes.next_in_turn(queues),
+/// A path for a request, by the head's policy. The head must be [fresh](Known::refresh).
+// Inlined where new requests are sent, for speed, and where others are.
+#[inline(always)]
+pub(super) fn choose<'a>(
+    known: &'a mut Known,
+    queues: &mut Queues,
+    timed: Option<Timed>,
+) -> Option<&'a Lane> {
+    let (lanes, policy) = (&mut known.lanes, known.view.policy);
+    // Before the others, which saves the default a jump.
+    if policy == PathPolicy::RoundRobin {
+        return lanes.next_in_turn(queues);
+    }
+    match (policy, timed) {
         // A second one would not do: the first is waited for.
-        PathPolicy::Numa | PathPolicy::ActivePassive => lanes.fixed(queues),
-        PathPolicy::QueueDepth => queue_depth::least(lanes, queues),
-        PathPolicy::ServiceTime => service_time::soonest(lanes, queues, kind, now),
-    };
-    match lane {
-        Some(lane) => Route::Path { path: lane.path as usize, queue: lane.queue as usize },
-        None => known.lanes.why_none(),
+        (PathPolicy::Numa | PathPolicy::ActivePassive, _) => lanes.fixed(queues),
+        (PathPolicy::ServiceTime, Some(Timed { kind, at, .. })) => {
+            service_time::soonest(lanes, queues, kind, at)
+        }
+        _ => queue_depth::least(lanes, queues),
     }
 }
 
-/// A path that is not on such an association, in turn; of a lower rank, if need be.
+/// A path that is on none of these associations, in turn; of a lower rank, if need be.
 pub(super) fn elsewhere(
     known: &mut Known,
     queues: &Queues,
-    shunned: impl Fn(AssociationId) -> bool,
-) -> Route {
-    let other = |a: AssociationId| !shunned(a) && !known.avoids(a);
+    shunned: &[AssociationId],
+) -> Result<Lane, NoLane> {
+    let other = |a: AssociationId| !shunned.contains(&a) && !known.avoids(a);
     let paths = &known.view.paths;
     let mut full = false;
     for step in 1..=paths.len() {
@@ -70,7 +71,8 @@ pub(super) fn elsewhere(
             continue;
         }
         known.lanes.elsewhere = at;
-        return Route::Path { path: at, queue };
+        let (path, queue, nsid) = (at as u32, queue as u32, paths[at].nsid);
+        return Ok(Lane { path, queue, nsid });
     }
-    if full { Route::Full } else { Route::None }
+    Err(if full { NoLane::Full } else { NoLane::None })
 }

@@ -49,21 +49,21 @@ pub(super) struct ServiceTime {
 }
 
 /// The lane for a request of this kind.
-pub(super) fn soonest(
-    lanes: &mut Lanes,
+pub(super) fn soonest<'a>(
+    lanes: &'a mut Lanes,
     queues: &mut Queues,
     kind: Kind,
     now: Instant,
-) -> Option<Lane> {
-    if let [only] = lanes.list[..] {
-        return (!queues.get(only.queue as usize).is_full()).then_some(only);
+) -> Option<&'a Lane> {
+    if lanes.list.len() == 1 {
+        return lanes.list.first().filter(|only| queues.has_room(only));
     }
     queues.look_at_others();
     let judgement = &lanes.service.judgements[kind.index()];
     let valid =
         judgement.left > 0 && judgement.alarms == queues.alarms() && now <= judgement.at + AGE;
     if !valid && let Some(trial) = judge(lanes, queues, kind, now) {
-        return Some(trial);
+        return lanes.list.get(trial);
     }
     let judgement = &mut lanes.service.judgements[kind.index()];
     judgement.left = judgement.left.saturating_sub(1);
@@ -89,11 +89,11 @@ pub(super) fn soonest(
     }
     let (_, at) = best?;
     lanes.turn = at;
-    Some(lanes.list[at])
+    lanes.list.get(at)
 }
 
 /// Judges the lanes anew. Returns one that is to be tried with this request.
-fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option<Lane> {
+fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option<usize> {
     let expected = |lane: &Lane| {
         let queue = queues.get(lane.queue as usize);
         queue.meter.pace.expected(kind, queue.load() + queue.others)
@@ -117,7 +117,7 @@ fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option
                 // One request will tell.
                 let queue = queues.get(lane.queue as usize);
                 if queue.load() == 0 && !queue.is_full() {
-                    return Some(*lane);
+                    return Some(at);
                 }
                 false
             }
@@ -148,9 +148,10 @@ fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option
         *weight = (*weight).min(most);
     }
     // One that stood still and has resumed is tried at once.
-    let is_idle = |lane: &&Lane| queues.get(lane.queue as usize).load() == 0;
-    if let Some(doubted) = list.iter().filter(is_idle).find(|lane| pace(lane).is_doubted()) {
-        return Some(*doubted);
+    let is_idle = |lane: &Lane| queues.get(lane.queue as usize).load() == 0;
+    let doubted = list.iter().position(|lane| is_idle(lane) && pace(lane).is_doubted());
+    if doubted.is_some() {
+        return doubted;
     }
     // One that answers would tell that it is the path, and not everything.
     let unclear = |lane: &Lane| pace(lane).is_unclear();
@@ -159,8 +160,8 @@ fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option
     if !due {
         return None;
     }
-    let bad = list.iter().enumerate().filter(|(at, _)| good & 1 << at == 0).map(|(_, lane)| lane);
-    let trial = *bad.filter(is_idle).min_by_key(|lane| pace(lane).last(kind))?;
+    let bad = list.iter().enumerate().filter(|(at, lane)| !is_good(*at) && is_idle(lane));
+    let (trial, _) = bad.min_by_key(|(_, lane)| pace(lane).last(kind))?;
     (service.since_trial, service.trial_at) = (0, now);
     Some(trial)
 }
