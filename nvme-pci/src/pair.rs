@@ -3,7 +3,7 @@
 use nvme_core::spec::identify::cns;
 use nvme_core::spec::opcode::AdminOpcode;
 use nvme_core::spec::{Cqe, Sqe};
-use nvme_core::transport::{Data, RejectReason, Rejected, Tag, TransportError};
+use nvme_core::transport::{Data, RejectReason, Tag, TransportError};
 
 use crate::backend::BackendError;
 use crate::bounce::{Chain, Pool};
@@ -15,7 +15,7 @@ use crate::prp::{self, ListPages};
 use crate::region::RegionMap;
 use crate::ring::{BadHead, CQE_BYTES, CompletionRing, SQE_BYTES, SubmissionRing};
 use crate::sgl;
-use crate::slots::{BadCid, InFlight, Place, SLOTS_MAX, Slots, Watch};
+use crate::slots::{BadCid, Place, SLOTS_MAX, Slots, Watch};
 
 /// Memory of the admin queue for its commands' data, at least and at most: they are few and small.
 const ADMIN_POOL: (usize, usize) = (64 << 10, 1 << 20);
@@ -49,6 +49,10 @@ pub(crate) struct Pair {
     max_transfer: usize,
     /// Transfers from this size on use SGLs.
     sgl_from: usize,
+    /// Longest transfers that two entries may point to, without a list.
+    direct_most: usize,
+    /// Where in the map of regions data was found last.
+    region: usize,
     /// Event requests in flight.
     events: usize,
     /// Commands of the driver's own in flight.
@@ -108,6 +112,9 @@ impl Pair {
             outgrown: 0,
             max_transfer,
             sgl_from,
+            // Of admin commands more is to be noted than where the data is.
+            direct_most: if qid == 0 { 0 } else { max_transfer.min(sgl_from.saturating_sub(1)) },
+            region: 0,
             events: 0,
             own: 0,
         })
@@ -132,40 +139,86 @@ impl Pair {
         self.slots.command_id(tag)
     }
 
-    /// Puts a command on the submission ring.
+    /// Puts a command on the submission ring, and takes its data.
     #[inline]
     pub fn submit(
         &mut self,
         device: &Device,
         mut sqe: Sqe,
-        data: Data,
+        data: &mut Data,
         tag: Tag,
         regions: &RegionMap,
         counters: &QueueCounters,
-    ) -> Result<(), Rejected> {
-        let reject = |reason, data| Err(Rejected { reason, data });
-        let Some(slot) = self.slots.next_free().filter(|_| !self.sq.is_full()) else {
-            return reject(RejectReason::Full, data);
+    ) -> Result<(), RejectReason> {
+        let Some(slot) = self.slots.next_free() else { return Err(RejectReason::Full) };
+        if self.sq.is_full() {
+            return Err(RejectReason::Full);
+        }
+        let elsewhere = if self.point_direct(&mut sqe, data, regions) {
+            counters.direct();
+            None
+        } else {
+            Some(self.place_any(device, &mut sqe, data, slot, regions, counters)?)
         };
-        let place = match data.has_metadata() {
-            false => self.place(device, &mut sqe, &data, slot, regions, counters, false),
-            true => self.place_both(device, &mut sqe, &data, slot, regions, counters),
+        let Some(cid) = self.slots.put(tag, data, self.sq.next_number()) else {
+            return Err(RejectReason::Full);
         };
-        let place = match place {
-            Ok(place) => place,
-            Err(reason) => return reject(reason, data),
-        };
-        let watch = if self.qid == 0 { watch(&sqe) } else { Watch::No };
-        self.events += usize::from(watch == Watch::Event);
-        let number = self.sq.next_number();
-        let Some(cid) = self.slots.put(InFlight { tag, data, place, watch, number }) else {
-            return reject(RejectReason::Full, Data::None);
-        };
+        if let Some(place) = elsewhere {
+            self.note(slot, place, &sqe);
+        }
         sqe.cid = cid.into();
         // There is room: that was looked at first.
-        let _ = self.sq.push(&sqe);
+        self.sq.write(&sqe);
         counters.command();
         Ok(())
+    }
+
+    /// Notes of a command where its data is, and of an admin command what is to be known of its end.
+    #[cold]
+    fn note(&mut self, slot: u16, place: Place, sqe: &Sqe) {
+        let watch = if self.qid == 0 { watch(sqe) } else { Watch::No };
+        self.events += usize::from(watch == Watch::Event);
+        if let Some(command) = self.slots.get_mut(slot) {
+            (command.place, command.watch) = (place, watch);
+        }
+    }
+
+    /// Points the command to data that the device reaches where it is, if it needs no list for that:
+    /// the usual case, in as few steps as will do. Whether it is one.
+    #[inline]
+    fn point_direct(&mut self, sqe: &mut Sqe, data: &Data, regions: &RegionMap) -> bool {
+        let Some(buffer) = data.buffer().filter(|buffer| !buffer.has_metadata()) else {
+            return false;
+        };
+        let bytes = buffer.as_slice();
+        // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
+        let (at, len) = (bytes.as_ptr() as usize, bytes.len());
+        if len == 0 || len > self.direct_most || !at.is_multiple_of(4) {
+            return false;
+        }
+        let Some(pages) = regions.find_from(bytes, &mut self.region) else { return false };
+        let end = at % PAGE + len;
+        let second = if end <= PAGE { Some(&0) } else { pages.get(1).filter(|_| end <= 2 * PAGE) };
+        let (Some(first), Some(second)) = (pages.first(), second) else { return false };
+        sqe.set_prp(first + (at % PAGE) as u64, *second);
+        true
+    }
+
+    /// Makes any data reachable, and points the command to it.
+    #[cold]
+    fn place_any(
+        &mut self,
+        device: &Device,
+        sqe: &mut Sqe,
+        data: &Data,
+        slot: u16,
+        regions: &RegionMap,
+        counters: &QueueCounters,
+    ) -> Result<Place, RejectReason> {
+        match data.has_metadata() {
+            false => self.place(device, sqe, data, slot, regions, counters, false),
+            true => self.place_both(device, sqe, data, slot, regions, counters),
+        }
     }
 
     /// Puts a command of the driver's own on the submission ring; nobody is told of its end. Whether
@@ -174,11 +227,13 @@ impl Pair {
         if self.slots.in_flight() + 1 >= self.slots.capacity() || self.sq.is_full() {
             return false;
         }
-        let (number, watch) = (self.sq.next_number(), Watch::Doorbells);
-        let (data, place) = (Data::None, Place::None);
-        let Some(cid) = self.slots.put(InFlight { tag: 0, data, place, watch, number }) else {
+        let Some(slot) = self.slots.next_free() else { return false };
+        let Some(cid) = self.slots.put(0, &mut Data::None, self.sq.next_number()) else {
             return false;
         };
+        if let Some(command) = self.slots.get_mut(slot) {
+            (command.place, command.watch) = (Place::None, Watch::Doorbells);
+        }
         self.own += 1;
         sqe.cid = cid.into();
         self.sq.push(&sqe)
@@ -244,7 +299,6 @@ impl Pair {
 
     /// Makes the data reachable, and points the command to it. `copied`: not where it is, but through
     /// the pool.
-    #[inline]
     #[expect(clippy::too_many_arguments, reason = "one command, and all that it needs")]
     fn place(
         &mut self,
@@ -280,13 +334,6 @@ impl Pair {
         let at = bytes.as_ptr() as usize;
         let reached = if copied { None } else { regions.find(bytes) };
         if let Some(pages) = reached.filter(|_| at.is_multiple_of(4)) {
-            if let &[page] = pages
-                && !as_sgl
-            {
-                sqe.set_prp(page + (at % PAGE) as u64, 0);
-                counters.direct();
-                return Ok(Place::Direct);
-            }
             let pages = || pages.iter().copied();
             let lists = self.lists.get(group).ok_or(RejectReason::Full)?;
             let list = ListPages::new(lists, slot * self.list_pages, self.list_pages);
@@ -360,85 +407,83 @@ impl Pair {
         self.outgrown == 0
     }
 
-    /// Ends the command that a completion entry is for. An entry that cannot be is an error, which
-    /// names the field.
+    /// The slot of the command that a completion entry is for, and whether there is more to do about
+    /// it than to tell its owner. An entry that cannot be is an error, which names the field.
     #[inline]
-    pub fn complete(&mut self, cqe: &Cqe) -> Result<InFlight, Box<str>> {
+    pub fn completed(&mut self, cqe: &Cqe) -> Result<(u16, bool), Box<str>> {
         let (sqid, cid) = (cqe.sqid.get(), cqe.cid.get());
         if sqid != self.qid {
             return Err(bad_queue(sqid, self.qid));
         }
-        let number = match self.slots.find(cid) {
-            Ok(command) => command.number,
+        let (slot, command) = match self.slots.find(cid) {
+            Ok(found) => found,
             Err(bad) => return Err(bad_cid(sqid, cid, bad)),
         };
         let in_flight = self.slots.in_flight();
-        if let Err(bad) = self.sq.completed(number, cqe.sqhd.get(), in_flight) {
-            return Err(bad_head(sqid, bad));
+        match self.sq.completed(command.number, cqe.sqhd.get(), in_flight) {
+            Ok(()) => Ok((slot, command.is_plain())),
+            Err(bad) => Err(bad_head(sqid, bad)),
         }
-        let mut command = match self.slots.take(cid) {
-            Ok(command) => command,
-            Err(bad) => return Err(bad_cid(sqid, cid, bad)),
+    }
+
+    /// Ends a command; what it had.
+    #[inline]
+    pub fn end(&mut self, slot: u16) -> Option<(Tag, Data)> {
+        self.slots.free(slot)
+    }
+
+    /// Does what else is to be done about a command that has ended, `arrived` with success, before it
+    /// is [freed](Self::end). Tells what the driver wants to know of it.
+    #[cold]
+    pub fn settle(&mut self, slot: u16, arrived: bool) -> Watch {
+        let Some(command) = self.slots.get_mut(slot) else { return Watch::No };
+        let place = std::mem::replace(&mut command.place, Place::None);
+        let (chain, piece) = match place {
+            Place::None | Place::Direct => (None, None),
+            Place::Bounce(chain) => (Some(chain), None),
+            Place::Metadata { piece, data } => (Some(data), Some(piece)),
         };
-        if command.watch != Watch::No {
-            self.events -= usize::from(command.watch == Watch::Event);
-            self.own -= usize::from(command.watch == Watch::Doorbells);
-        }
         // What a failed command has transferred is of no use to anyone (NVMe 2.1 §4.2.3).
-        let arrived = cqe.status().is_success();
-        if let Place::Bounce(_) | Place::Metadata { .. } = command.place {
-            self.take_back(&mut command, arrived);
+        if arrived && let Data::Read(buffer) = &mut command.data {
+            if let (Some(memory), Some(metadata)) =
+                (piece.and_then(|piece| self.pieces.get(piece)), buffer.metadata_mut())
+            {
+                let _ = memory.copy_out(0, metadata);
+            }
+            if let Some(chain) = &chain {
+                self.pool.drain(chain, buffer.as_mut_slice());
+            }
         }
-        Ok(command)
+        let watch = command.watch;
+        if let Some(piece) = piece {
+            self.pieces.give(piece);
+        }
+        if let Some(chain) = &chain {
+            self.pool.give(chain);
+        }
+        match watch {
+            Watch::Event => self.events -= 1,
+            Watch::Doorbells => self.own -= 1,
+            _ => {}
+        }
+        watch
+    }
+
+    /// The data of a command.
+    pub fn data(&self, slot: u16) -> Option<&Data> {
+        self.slots.get(slot).map(|command| &command.data)
     }
 
     /// Ends any command, without an answer. The controller must have been stopped.
-    pub fn abandon(&mut self, mut sink: impl FnMut(InFlight)) {
-        (self.events, self.own) = (0, 0);
-        let (pool, pieces) = (&mut self.pool, &mut self.pieces);
-        for mut command in self.slots.drain() {
-            match std::mem::replace(&mut command.place, Place::None) {
-                Place::Bounce(chain) => pool.give(&chain),
-                Place::Metadata { piece, data } => {
-                    pieces.give(piece);
-                    pool.give(&data);
-                }
-                Place::None | Place::Direct => {}
-            }
-            if command.watch != Watch::Doorbells {
-                sink(command);
+    pub fn abandon(&mut self, mut sink: impl FnMut(Tag, Data)) {
+        for slot in self.slots.used() {
+            let watch = self.settle(slot, false);
+            if let Some((tag, data)) = self.end(slot)
+                && watch != Watch::Doorbells
+            {
+                sink(tag, data);
             }
         }
-    }
-
-    /// The same for the metadata beside it.
-    #[cold]
-    fn take_metadata_back(&mut self, command: &mut InFlight, piece: u16, arrived: bool) {
-        if let Data::Read(buffer) = &mut command.data
-            && arrived
-            && let (Some(memory), Some(metadata)) = (self.pieces.get(piece), buffer.metadata_mut())
-        {
-            let _ = memory.copy_out(0, metadata);
-        }
-        self.pieces.give(piece);
-    }
-
-    /// The device is done with a command's data: what it read goes into the caller's buffer.
-    fn take_back(&mut self, command: &mut InFlight, arrived: bool) {
-        let chain = match std::mem::replace(&mut command.place, Place::None) {
-            Place::Bounce(chain) => chain,
-            Place::Metadata { piece, data } => {
-                self.take_metadata_back(command, piece, arrived);
-                data
-            }
-            Place::None | Place::Direct => return,
-        };
-        if let Data::Read(buffer) = &mut command.data
-            && arrived
-        {
-            self.pool.drain(&chain, buffer.as_mut_slice());
-        }
-        self.pool.give(&chain);
     }
 }
 

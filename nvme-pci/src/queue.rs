@@ -16,7 +16,7 @@ use crate::device::{Device, Interrupt};
 use crate::pair::Pair;
 use crate::region::RegionMap;
 use crate::shadow::Shadow;
-use crate::slots::{InFlight, Watch};
+use crate::slots::Watch;
 
 /// How often a queue without interrupts is looked at while an answer is awaited by somebody who
 /// sleeps.
@@ -150,16 +150,21 @@ impl PciQueue {
         self.pending = false;
         for _ in 0..pair.cq.entries() {
             let Some(cqe) = pair.cq.peek() else { return Ok(()) };
-            let command = pair.complete(&cqe)?;
+            let (slot, plain) = pair.completed(&cqe)?;
             pair.cq.advance();
-            if command.watch != Watch::No {
-                observe(&self.device, &command, &cqe);
-                if command.watch == Watch::Doorbells {
+            if !plain {
+                let watch = pair.settle(slot, cqe.status().is_success());
+                if watch != Watch::No {
+                    observe(&self.device, watch, pair.data(slot), &cqe);
+                }
+                if watch == Watch::Doorbells {
+                    pair.end(slot);
                     continue;
                 }
             }
-            let InFlight { tag, data, .. } = command;
-            sink.complete(Completion { tag, cqe, data });
+            if let Some((tag, data)) = pair.end(slot) {
+                sink.complete(Completion { tag, cqe, data });
+            }
         }
         self.pending = true;
         Ok(())
@@ -199,7 +204,7 @@ impl PciQueue {
             let _ = self.reap(sink);
         }
         if let Some(pair) = &mut self.pair {
-            pair.abandon(|InFlight { tag, data, .. }| {
+            pair.abandon(|tag, data| {
                 let cqe = Cqe::new(0, Status::ABORTED_BY_HOST, 0);
                 sink.complete(Completion { tag, cqe, data });
             });
@@ -219,12 +224,12 @@ fn create(pair: &Pair, qid: u16, vector: Option<u16>) -> Option<QueueSetup> {
 
 /// What the end of an admin command tells the driver itself.
 #[cold]
-fn observe(device: &Device, command: &InFlight, cqe: &Cqe) {
+fn observe(device: &Device, watch: Watch, data: Option<&Data>, cqe: &Cqe) {
     if !cqe.status().is_success() {
         return;
     }
-    match (command.watch, &command.data) {
-        (Watch::Identify, Data::Read(page)) => {
+    match (watch, data) {
+        (Watch::Identify, Some(Data::Read(page))) => {
             device.identified(page.as_slice());
         }
         (Watch::Doorbells, _) => {
@@ -238,16 +243,22 @@ fn observe(device: &Device, command: &InFlight, cqe: &Cqe) {
 }
 
 impl Queue for PciQueue {
-    fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
-        if self.failure.is_some() || self.device.is_dead() {
+    fn submit(&mut self, sqe: Sqe, mut data: Data, tag: Tag) -> Result<(), Rejected> {
+        // One that has failed is dead as well.
+        if self.device.is_dead() {
             return Err(Rejected { reason: RejectReason::NotReady, data });
         }
         if let Some(regions) = self.device.new_regions(&mut self.regions_seen) {
             self.regions = regions;
         }
-        match &mut self.pair {
-            Some(pair) => pair.submit(&self.device, sqe, data, tag, &self.regions, &self.counters),
-            None => Err(Rejected { reason: RejectReason::NotReady, data }),
+        let (device, regions, counters) = (&self.device, &self.regions, &self.counters);
+        let taken = match &mut self.pair {
+            Some(pair) => pair.submit(device, sqe, &mut data, tag, regions, counters),
+            None => Err(RejectReason::NotReady),
+        };
+        match taken {
+            Ok(()) => Ok(()),
+            Err(reason) => Err(Rejected { reason, data }),
         }
     }
 

@@ -10,52 +10,79 @@ use crate::backend::BackendError;
 use crate::device::Device;
 use crate::dma::{DmaMapping, PAGE};
 
-fn start(mapping: &DmaMapping) -> usize {
-    mapping.memory().as_ptr().addr().get()
+/// A region that a device has mapped.
+#[derive(Clone, Debug)]
+struct Region {
+    start: usize,
+    len: usize,
+    mapping: Arc<DmaMapping>,
 }
 
-/// Bus addresses of the pages from the one that has byte `at` on, if `len` bytes from there on are
-/// inside.
-fn pages(mapping: &DmaMapping, at: usize, len: usize) -> Option<&[u64]> {
-    let from = at.checked_sub(start(mapping))?;
-    let to = from.checked_add(len)?;
-    mapping.pages().get(from / PAGE..to.div_ceil(PAGE))
+impl Region {
+    fn new(mapping: Arc<DmaMapping>) -> Self {
+        let memory = mapping.memory();
+        Self { start: memory.as_ptr().addr().get(), len: memory.len(), mapping }
+    }
+
+    /// How far into the region `len` bytes from `at` on begin, if they are inside.
+    #[inline]
+    fn offset(&self, at: usize, len: usize) -> Option<usize> {
+        let from = at.wrapping_sub(self.start);
+        (from < self.len && len <= self.len - from).then_some(from)
+    }
 }
 
 /// The regions that one device has mapped, by address.
 #[derive(Debug, Default)]
 pub(crate) struct RegionMap {
-    mapped: Vec<Arc<DmaMapping>>,
+    mapped: Vec<Region>,
 }
 
 impl RegionMap {
-    /// Bus addresses of the pages that hold `bytes`, if the device reaches them.
+    /// Bus addresses of the pages that hold `bytes` and of what is mapped after them, if the device
+    /// reaches them. `last` is where the bytes before were found.
     #[inline]
+    pub fn find_from(&self, bytes: &[u8], last: &mut usize) -> Option<&[u64]> {
+        let (at, len) = (bytes.as_ptr() as usize, bytes.len());
+        let mut region = self.mapped.get(*last)?;
+        let from = match region.offset(at, len) {
+            Some(from) => from,
+            None => {
+                *last = self.search(at);
+                region = self.mapped.get(*last)?;
+                region.offset(at, len)?
+            }
+        };
+        region.mapping.pages().get(from / PAGE..)
+    }
+
+    /// The last region that begins at an address or before.
+    #[cold]
+    fn search(&self, at: usize) -> usize {
+        self.mapped.partition_point(|region| region.start <= at).saturating_sub(1)
+    }
+
+    /// Bus addresses of the pages that hold `bytes`, if the device reaches them.
     pub fn find(&self, bytes: &[u8]) -> Option<&[u64]> {
-        if self.mapped.is_empty() {
-            return None;
-        }
-        let at = bytes.as_ptr() as usize;
-        let after = self.mapped.partition_point(|m| start(m) <= at);
-        pages(self.mapped.get(after.checked_sub(1)?)?, at, bytes.len())
+        let pages = self.find_from(bytes, &mut self.search(bytes.as_ptr() as usize))?;
+        pages.get(..(bytes.as_ptr() as usize % PAGE + bytes.len()).div_ceil(PAGE))
     }
 
     fn with(&self, mapped: Arc<DmaMapping>) -> Self {
         let mut all = self.mapped.clone();
-        let at = all.partition_point(|m| start(m) < start(&mapped));
-        all.insert(at, mapped);
+        let new = Region::new(mapped);
+        let at = all.partition_point(|region| region.start < new.start);
+        all.insert(at, new);
         Self { mapped: all }
     }
 
+    fn has(&self, memory: &Arc<Memory>) -> bool {
+        self.mapped.iter().any(|region| Arc::ptr_eq(region.mapping.memory(), memory))
+    }
+
     fn without(&self, memory: &Arc<Memory>) -> Self {
-        Self {
-            mapped: self
-                .mapped
-                .iter()
-                .filter(|m| !Arc::ptr_eq(m.memory(), memory))
-                .cloned()
-                .collect(),
-        }
+        let other = |region: &&Region| !Arc::ptr_eq(region.mapping.memory(), memory);
+        Self { mapped: self.mapped.iter().filter(other).cloned().collect() }
     }
 }
 
@@ -124,7 +151,7 @@ impl Registry {
 fn map(device: &Device, memory: &Arc<Memory>) -> Result<(), BackendError> {
     let mut result = Ok(());
     device.change_regions(|map| {
-        if map.mapped.iter().any(|m| Arc::ptr_eq(m.memory(), memory)) {
+        if map.has(memory) {
             return None;
         }
         match device.backend().map_dma(memory) {

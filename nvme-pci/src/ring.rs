@@ -78,13 +78,15 @@ impl SubmissionRing {
         self.written
     }
 
-    /// Writes an entry; false if there is no room.
+    /// Writes an entry, if there is room.
     #[inline]
-    #[must_use]
     pub fn push(&mut self, sqe: &Sqe) -> bool {
-        if self.is_full() {
-            return false;
-        }
+        !self.is_full() && self.write(sqe)
+    }
+
+    /// Writes an entry. There must be [room](Self::is_full).
+    #[inline]
+    pub fn write(&mut self, sqe: &Sqe) -> bool {
         let at = usize::from(self.tail) * SQE_BYTES;
         let written = match self.remote {
             false => self.memory.copy_in(at, sqe.as_bytes()),
@@ -127,6 +129,21 @@ impl SubmissionRing {
     /// are commands in flight. What it must have read, it has read, whatever it says.
     #[inline]
     pub fn completed(&mut self, number: u64, said: u16, in_flight: usize) -> Result<(), BadHead> {
+        let ahead = self.told_of - self.read;
+        let turn = if said < self.head { self.entries } else { 0 };
+        let moved = u64::from(said.wrapping_sub(self.head).wrapping_add(turn));
+        // Nearly always it is somewhere from the entry itself to the last one that was told.
+        if said < self.entries && moved <= ahead && number < self.read + moved {
+            self.head = said;
+            self.read += moved;
+            return Ok(());
+        }
+        self.lagged(number, said, in_flight)
+    }
+
+    /// The same for a head that lags, or cannot be.
+    #[cold]
+    fn lagged(&mut self, number: u64, said: u16, in_flight: usize) -> Result<(), BadHead> {
         let n = self.entries;
         // Both fit: less than a turn is ever outstanding.
         let ahead = (self.told_of - self.read) as u16;

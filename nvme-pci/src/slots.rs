@@ -48,21 +48,39 @@ pub(crate) struct InFlight {
     pub number: u64,
 }
 
+impl InFlight {
+    /// Whether its end is nobody's business but its owner's, and its data is where that wants it.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.watch == Watch::No && matches!(self.place, Place::None | Place::Direct)
+    }
+}
+
+/// A command identifier that is in use, or free.
 #[derive(Debug)]
 struct Slot {
+    command: InFlight,
     /// Tells this use of the slot from the ones before.
     generation: u16,
-    command: Option<InFlight>,
+    used: bool,
+    /// Of a free slot: the next free one.
+    next: u16,
 }
+
+/// The end of the list of free slots: no slot's number.
+const END: u16 = u16::MAX;
 
 /// The slots of one queue. A command identifier is a slot's number with the generation above it, so
 /// that an answer that comes late, or twice, is not taken for that of the slot's next command.
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: Box<[Slot]>,
-    free: Vec<u16>,
+    free: u16,
+    in_flight: usize,
     /// Bits of a command identifier that are the slot's number.
     bits: u32,
+    /// The generation before the first.
+    last: u16,
 }
 
 /// Why a command identifier of a completion is wrong.
@@ -78,11 +96,27 @@ impl Slots {
     /// `count` free slots, at most [`SLOTS_MAX`].
     pub fn new(count: u16) -> Self {
         let count = count.clamp(1, SLOTS_MAX);
-        Self {
-            slots: (0..count).map(|_| Slot { generation: 0, command: None }).collect(),
+        let bits = u32::from(count).next_power_of_two().trailing_zeros();
+        let slot = |at: u16| Slot {
+            command: InFlight {
+                tag: 0,
+                data: Data::None,
+                place: Place::None,
+                watch: Watch::No,
+                number: 0,
+            },
+            generation: 0,
+            used: false,
             // The lowest numbers are used first, so that little memory is touched at low depth.
-            free: (0..count).rev().collect(),
-            bits: u32::from(count).next_power_of_two().trailing_zeros(),
+            next: if at + 1 == count { END } else { at + 1 },
+        };
+        Self {
+            slots: (0..count).map(slot).collect(),
+            free: 0,
+            in_flight: 0,
+            bits,
+            // FFFFh is not to be used as an identifier (NVMe 2.1 §4.1).
+            last: ((1u32 << (16 - bits)) - 2) as u16,
         }
     }
 
@@ -92,74 +126,78 @@ impl Slots {
 
     #[inline]
     pub fn in_flight(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.in_flight
     }
 
     /// The slot that the next [`put`](Self::put) uses.
     #[inline]
     pub fn next_free(&self) -> Option<u16> {
-        self.free.last().copied()
+        (self.free != END).then_some(self.free)
     }
 
-    /// Puts a command into the slot that [`next_free`](Self::next_free) told; its identifier.
+    /// Puts a command into the slot that [`next_free`](Self::next_free) told, and takes its data,
+    /// which the device finds where it is; its identifier.
     #[inline]
-    pub fn put(&mut self, command: InFlight) -> Option<u16> {
-        let at = self.free.pop()?;
+    pub fn put(&mut self, tag: Tag, data: &mut Data, number: u64) -> Option<u16> {
+        let at = self.free;
         let slot = self.slots.get_mut(usize::from(at))?;
-        slot.command = Some(command);
+        self.free = slot.next;
+        self.in_flight += 1;
+        slot.used = true;
+        let command = &mut slot.command;
+        (command.tag, command.number) = (tag, number);
+        (command.place, command.watch) = (Place::Direct, Watch::No);
+        // What was there has been taken. Said here, so that the move needs no detour.
+        command.data = Data::None;
+        command.data = std::mem::take(data);
         Some(slot.generation << self.bits | at)
     }
 
-    /// The slot and generation in a command identifier.
+    /// The command that a completion is for, by the slot's number.
     #[inline]
-    fn split(&self, cid: u16) -> (usize, u32) {
-        (usize::from(cid) & ((1 << self.bits) - 1), u32::from(cid) >> self.bits)
-    }
-
-    /// The command that a completion is for.
-    #[inline]
-    pub fn find(&self, cid: u16) -> Result<&InFlight, BadCid> {
-        let (at, generation) = self.split(cid);
-        let slot = self.slots.get(at).ok_or(BadCid::Unknown)?;
-        match &slot.command {
-            _ if generation != u32::from(slot.generation) => Err(BadCid::Stale),
-            Some(command) => Ok(command),
-            None => Err(BadCid::Unknown),
+    pub fn find(&self, cid: u16) -> Result<(u16, &InFlight), BadCid> {
+        let at = cid & ((1 << self.bits) - 1);
+        let slot = self.slots.get(usize::from(at)).ok_or(BadCid::Unknown)?;
+        if u32::from(cid) >> self.bits != u32::from(slot.generation) {
+            return Err(BadCid::Stale);
         }
+        if slot.used { Ok((at, &slot.command)) } else { Err(BadCid::Unknown) }
     }
 
     /// The identifier of the command with this tag. Looks at all slots. Commands of the driver's own
     /// have no tag.
     pub fn command_id(&self, tag: Tag) -> Option<u16> {
         let own = |c: &InFlight| c.watch == Watch::Doorbells;
-        let is = |s: &Slot| s.command.as_ref().is_some_and(|c| c.tag == tag && !own(c));
+        let is = |s: &Slot| s.used && s.command.tag == tag && !own(&s.command);
         let (slot, at) = self.slots.iter().zip(0u16..).find(|(slot, _)| is(slot))?;
         Some(slot.generation << self.bits | at)
     }
 
-    /// Takes the command out that a completion is for.
-    #[inline]
-    pub fn take(&mut self, cid: u16) -> Result<InFlight, BadCid> {
-        self.find(cid)?;
-        let (at, _) = self.split(cid);
-        let slot = self.slots.get_mut(at).ok_or(BadCid::Unknown)?;
-        let command = slot.command.take().ok_or(BadCid::Unknown)?;
-        // The last generation is left out: FFFFh is not to be used as an identifier (NVMe 2.1 §4.1).
-        let last = (1u32 << (16 - self.bits)) - 2;
-        let next = if u32::from(slot.generation) == last { 0 } else { slot.generation + 1 };
-        slot.generation = next;
-        self.free.push(at as u16);
-        Ok(command)
+    /// The command in a slot.
+    pub fn get(&self, at: u16) -> Option<&InFlight> {
+        self.slots.get(usize::from(at)).filter(|slot| slot.used).map(|slot| &slot.command)
     }
 
-    /// Takes all commands out, for the end of a queue.
-    pub fn drain(&mut self) -> impl Iterator<Item = InFlight> {
-        let free = &mut self.free;
-        self.slots.iter_mut().zip(0u16..).filter_map(move |(slot, at)| {
-            let command = slot.command.take()?;
-            free.push(at);
-            Some(command)
-        })
+    /// The same to be changed.
+    pub fn get_mut(&mut self, at: u16) -> Option<&mut InFlight> {
+        self.slots.get_mut(usize::from(at)).filter(|slot| slot.used).map(|slot| &mut slot.command)
+    }
+
+    /// Frees the slot that [`find`](Self::find) told, and gives what its command had.
+    #[inline]
+    pub fn free(&mut self, at: u16) -> Option<(Tag, Data)> {
+        let slot = self.slots.get_mut(usize::from(at)).filter(|slot| slot.used)?;
+        slot.used = false;
+        slot.generation = if slot.generation == self.last { 0 } else { slot.generation + 1 };
+        slot.next = self.free;
+        self.free = at;
+        self.in_flight -= 1;
+        Some((slot.command.tag, std::mem::take(&mut slot.command.data)))
+    }
+
+    /// The numbers of the slots that are in use, for the end of a queue.
+    pub fn used(&self) -> Vec<u16> {
+        (0u16..).zip(&self.slots).filter(|(_, slot)| slot.used).map(|(at, _)| at).collect()
     }
 }
 
@@ -167,29 +205,35 @@ impl Slots {
 mod tests {
     use super::*;
 
-    fn command(tag: Tag) -> InFlight {
-        InFlight { tag, data: Data::None, place: Place::None, watch: Watch::No, number: 0 }
+    fn put(slots: &mut Slots, tag: Tag) -> Option<u16> {
+        slots.put(tag, &mut Data::None, 0)
+    }
+
+    /// Frees the slot of a command; its tag.
+    fn take(slots: &mut Slots, cid: u16) -> Result<Tag, BadCid> {
+        let (at, _) = slots.find(cid)?;
+        Ok(slots.free(at).unwrap().0)
     }
 
     #[test]
     fn an_answer_is_taken_once() {
         let mut slots = Slots::new(3);
-        let cids: Vec<u16> = (0..3).map(|t| slots.put(command(t)).unwrap()).collect();
+        let cids: Vec<u16> = (0..3).map(|t| put(&mut slots, t).unwrap()).collect();
         assert_eq!((0..4).map(|t| slots.command_id(t)).collect::<Vec<_>>(), {
             let mut known: Vec<_> = cids.iter().map(|cid| Some(*cid)).collect();
             known.push(None);
             known
         });
-        assert_eq!(slots.put(command(9)), None);
-        assert_eq!(slots.take(cids[1]).unwrap().tag, 1);
-        assert_eq!(slots.take(cids[1]).unwrap_err(), BadCid::Stale);
-        let again = slots.put(command(4)).unwrap();
+        assert_eq!(put(&mut slots, 9), None);
+        assert_eq!(take(&mut slots, cids[1]).unwrap(), 1);
+        assert_eq!(take(&mut slots, cids[1]).unwrap_err(), BadCid::Stale);
+        let again = put(&mut slots, 4).unwrap();
         assert_ne!(again, cids[1], "the same slot under another identifier");
-        assert_eq!(slots.take(cids[1]).unwrap_err(), BadCid::Stale);
-        assert_eq!(slots.take(again).unwrap().tag, 4);
-        assert_eq!(slots.take(3).unwrap_err(), BadCid::Unknown, "no such slot");
-        assert_eq!(slots.drain().map(|c| c.tag).collect::<Vec<_>>(), [0, 2]);
-        assert_eq!(slots.in_flight(), 0);
+        assert_eq!(take(&mut slots, cids[1]).unwrap_err(), BadCid::Stale);
+        assert_eq!(take(&mut slots, again).unwrap(), 4);
+        assert_eq!(take(&mut slots, 3).unwrap_err(), BadCid::Unknown, "no such slot");
+        let left: Vec<Tag> = slots.used().into_iter().map(|at| slots.free(at).unwrap().0).collect();
+        assert_eq!((left, slots.in_flight()), (vec![0, 2], 0));
     }
 
     #[test]
@@ -197,12 +241,12 @@ mod tests {
         for count in [1, 2, 31, 127, SLOTS_MAX] {
             let mut slots = Slots::new(count);
             for _ in 0..70_000 {
-                let cid = slots.put(command(0)).unwrap();
+                let cid = put(&mut slots, 0).unwrap();
                 assert_ne!(cid, u16::MAX);
-                slots.take(cid).unwrap();
+                take(&mut slots, cid).unwrap();
             }
             // The slot with the highest number, through all its generations.
-            let all: Vec<u16> = (0..count).map(|_| slots.put(command(0)).unwrap()).collect();
+            let all: Vec<u16> = (0..count).map(|_| put(&mut slots, 0).unwrap()).collect();
             assert!(!all.contains(&u16::MAX));
         }
     }
