@@ -48,3 +48,6 @@ RUSTFLAGS="-D warnings" cargo check --manifest-path fuzz/Cargo.toml --locked
 
 step "quickstart"
 cargo run --release --locked --example quickstart -- --json
+
+step "instructions per I/O"
+cargo run --release --locked -p nvme-host-benches --bin instructions

@@ -6,6 +6,7 @@
 pub mod bare;
 pub mod floor;
 pub mod instant;
+pub mod loops;
 pub mod ring;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use nvme_tcp::TcpTransport;
 
 use ring::Rings;
 
-const IDENTITY: Uuid = Uuid(*b"nvme-host-bench!");
+pub(crate) const IDENTITY: Uuid = Uuid(*b"nvme-host-bench!");
 
 /// The subsystem of [`target`].
 pub const SUBNQN: &str = "nqn.2026-01.org.example:bench";

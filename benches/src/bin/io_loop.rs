@@ -4,21 +4,15 @@
 //! waits for the end of its input). The cost of one I/O is the slope between two counts.
 //!
 //! `io_loop bare BYTES DEPTH COUNT` and `io_loop head BYTES DEPTH COUNT PATHS [POLICY]` read
-//! from queues that answer at once ([`nvme_host_benches::instant`]): what the head costs over a bare
-//! queue is the difference of their slopes.
+//! from queues that answer at once ([`loops`]): what the head costs over a bare queue is the difference
+//! of their slopes.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-use nvme_core::buffer::Buffer;
-use nvme_core::nqn::Uuid;
-use nvme_core::spec::{BlockCount, Sqe};
-use nvme_core::time::Instant;
-use nvme_core::transport::{Completion, Data, Queue};
-use nvme_host_benches::instant::{InstantQueue, InstantTransport};
-use nvme_host_benches::{Rig, SUBNQN, target};
-use nvme_mpath::{HostOptions, IoOp, PathPolicy};
+use nvme_host_benches::{Rig, SUBNQN, loops, target};
+use nvme_mpath::IoOp;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -44,14 +38,18 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["bare", bytes, depth, count] => match numbers(&[bytes, depth, count]).as_deref() {
-            Some([bytes, depth, count]) => bare(*bytes, *depth, *count as u64),
+            Some([bytes, depth, count]) => {
+                loops::bare(*bytes, *depth, *count as u64);
+                ExitCode::SUCCESS
+            }
             _ => usage(),
         },
         ["head", bytes, depth, count, paths, policy @ ..] => {
             let policy = policy.first().copied().unwrap_or("round-robin").parse();
             match (numbers(&[bytes, depth, count, paths]).as_deref(), policy) {
                 (Some([bytes, depth, count, paths]), Ok(policy)) => {
-                    head(*bytes, *depth, *count as u64, *paths, policy)
+                    loops::head(*bytes, *depth, *count as u64, *paths, policy);
+                    ExitCode::SUCCESS
                 }
                 _ => usage(),
             }
@@ -62,51 +60,6 @@ fn main() -> ExitCode {
 
 fn numbers(words: &[&str]) -> Option<Vec<usize>> {
     words.iter().map(|word| word.parse().ok()).collect()
-}
-
-/// Reads through a head of `paths` paths.
-fn head(bytes: usize, depth: usize, count: u64, paths: usize, policy: PathPolicy) -> ExitCode {
-    let target = target(paths);
-    let url = |i| target.addr(i).map(|addr| format!("tcp://{addr}/{SUBNQN}"));
-    let Ok(urls) = (0..paths).map(url).collect::<Result<Vec<_>, _>>() else { return usage() };
-    let options = HostOptions::new(Uuid(*b"nvme-host-bench!"));
-    let mut rig = Rig::with(options.transport(InstantTransport::default()), &urls, SUBNQN);
-    rig.head.set_policy(Some(policy));
-    rig.run(IoOp::Read, bytes, depth, count);
-    ExitCode::SUCCESS
-}
-
-/// The loop of [`Rig::run`] on a queue alone.
-fn bare(bytes: usize, depth: usize, count: u64) -> ExitCode {
-    let mut queue: Box<dyn Queue> = Box::new(InstantQueue::new(depth));
-    let mut spare: Vec<Buffer> = (0..depth).map(|_| Buffer::zeroed(bytes)).collect();
-    let mut done: Vec<Completion> = Vec::with_capacity(depth);
-    let (blocks, step) = ((1 << 30) / 4096, bytes as u64 / 4096);
-    let (mut sent, mut ended, mut next) = (0, 0, 0);
-    while ended < count {
-        while sent < count
-            && queue.in_flight() < depth
-            && let Some(buffer) = spare.pop()
-        {
-            next = (next + 7919 * step) % (blocks - step);
-            let Some(len) = BlockCount::new(step as u32) else { return usage() };
-            let sent_all = queue.submit(Sqe::read(1, next, len), Data::Read(buffer), sent as u32);
-            if sent_all.is_err() {
-                return usage();
-            }
-            sent += 1;
-        }
-        queue.flush();
-        queue.poll(Instant::ZERO, &mut done);
-        for completion in done.drain(..) {
-            if !completion.cqe.status().is_success() {
-                return usage();
-            }
-            spare.push(completion.data.into_buffer());
-            ended += 1;
-        }
-    }
-    ExitCode::SUCCESS
 }
 
 fn serve(listeners: usize) -> ExitCode {
