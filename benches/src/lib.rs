@@ -130,6 +130,19 @@ impl Rig {
         self.device.as_ref().map(PciTransport::counters).unwrap_or_default()
     }
 
+    /// Sleeps in the channel for so long, and polls it whenever it wakes up.
+    pub fn idle(&mut self, time: Duration) {
+        let until = std::time::Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            self.channel.wait(left);
+            self.channel.poll(&mut self.done);
+        }
+    }
+
     /// Does `count` requests of `bytes` each, `depth` at a time, polling.
     ///
     /// # Panics

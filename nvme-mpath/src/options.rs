@@ -236,6 +236,10 @@ pub struct ChannelOptions {
     /// Count latencies, for [`Controller::latency`](crate::Controller::latency). Costs a look at
     /// the clock for each batch of requests and a few instructions for each request. Default: false.
     pub latency_histograms: bool,
+    /// How long [`Channel::wait`](crate::Channel::wait) looks for answers before it sleeps, 0..=10 ms.
+    /// It does so only while requests are under way, and while answers have lately come within about
+    /// that time. Default 50 µs.
+    pub busy_poll: Duration,
     /// The NUMA node of the thread that will use the channel; `None`: the one of the processor on
     /// which the channel is made.
     pub numa_node: Option<u32>,
@@ -253,6 +257,7 @@ impl Default for ChannelOptions {
             depth: 256,
             hedge_buffers: 128,
             latency_histograms: false,
+            busy_poll: Duration::from_micros(50),
             numa_node: None,
             io_timeout: Duration::from_secs(30),
             max_retries: 5,

@@ -3,6 +3,8 @@
 //! `io_loop read|write BYTES DEPTH COUNT URL…` or `io_loop target LISTENERS` (prints its URLs and
 //! waits for the end of its input). The cost of one I/O is the slope between two counts.
 //!
+//! `io_loop idle SECONDS URL` does some I/O, and then sleeps in a channel.
+//!
 //! `io_loop bare BYTES DEPTH COUNT` and `io_loop head BYTES DEPTH COUNT PATHS [POLICY]` read
 //! from queues that answer at once ([`loops`]): what the head costs over a bare queue is the difference
 //! of their slopes.
@@ -35,6 +37,15 @@ fn main() -> ExitCode {
             rig.run(op, bytes as usize, depth as usize, count);
             let took = start.elapsed();
             println!("{:.0} per second", count as f64 / took.as_secs_f64());
+            ExitCode::SUCCESS
+        }
+        ["idle", seconds, url] => {
+            let rest = url.splitn(4, '/').nth(3).unwrap_or(SUBNQN);
+            let subnqn = rest.split('?').next().unwrap_or(SUBNQN);
+            let mut rig = Rig::connect(&args[2..], subnqn);
+            rig.run(IoOp::Read, 4096, 32, 1000);
+            println!("idle");
+            rig.idle(std::time::Duration::from_secs(seconds.parse().unwrap_or(10)));
             ExitCode::SUCCESS
         }
         ["bare", bytes, depth, count] => match numbers(&[bytes, depth, count]).as_deref() {
@@ -76,6 +87,8 @@ fn serve(listeners: usize) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("io_loop read|write BYTES DEPTH COUNT URL...\nio_loop target LISTENERS");
+    eprintln!(
+        "io_loop read|write BYTES DEPTH COUNT URL...\nio_loop target LISTENERS\nio_loop idle SECONDS URL"
+    );
     ExitCode::from(2)
 }

@@ -148,7 +148,7 @@ impl Channel {
         let hedges = options.hedge_buffers.min(((1 << 16) - depth as u32).div_euclid(2) as u16);
         let slab = Slab::new(depth, hedges.into());
         let hedges = Hedges::new(hedges, slab.entries() as u32);
-        let sleep = Sleep::new(&letters)?;
+        let sleep = Sleep::new(&letters, options.busy_poll)?;
         let numa = Arc::clone(&shared.numa);
         let here = || numa.node_of(rustix::thread::sched_getcpu());
         let numa_node = options.numa_node.or_else(here);

@@ -20,10 +20,42 @@ pub(super) struct Sleep {
     timer: OwnedFd,
     /// What the timer is set to.
     armed: Option<Instant>,
+    patience: Patience,
+}
+
+/// Longest time that may be spent looking for answers before each sleep.
+const MOST_BUSY: Duration = Duration::from_millis(10);
+
+/// Whether it is worth while to look for answers for a moment before sleeping, by how long it has
+/// lately taken for one to come.
+#[derive(Debug)]
+struct Patience {
+    /// How long to look.
+    limit: Duration,
+    /// A mean of the last waits; those that were in vain count for several times the limit.
+    mean: Duration,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit: limit.min(MOST_BUSY), mean: Duration::ZERO }
+    }
+
+    /// How long to look this time. Twice the limit is let pass because a wait that was slept through
+    /// includes the time that waking up takes.
+    fn now(&self) -> Duration {
+        if self.mean < self.limit * 2 { self.limit } else { Duration::ZERO }
+    }
+
+    /// An answer has come after so long, or none.
+    fn note(&mut self, took: Option<Duration>) {
+        let most = self.limit * 8;
+        self.mean = (self.mean * 7 + took.map_or(most, |took| took.min(most))) / 8;
+    }
 }
 
 impl Sleep {
-    pub(super) fn new(letters: &ChannelShared) -> std::io::Result<Self> {
+    pub(super) fn new(letters: &ChannelShared, busy: Duration) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -31,7 +63,7 @@ impl Sleep {
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, letters.wake().as_fd(), data, edge)?;
         epoll::add(&epoll, &timer, data, edge)?;
-        Ok(Self { epoll, timer, armed: None })
+        Ok(Self { epoll, timer, armed: None, patience: Patience::new(busy) })
     }
 
     pub(super) const fn epoll(&self) -> &OwnedFd {
@@ -106,11 +138,29 @@ impl Channel {
         earlier(own, queues)
     }
 
-    /// Sleeps until polling is worth while, at most `limit`.
+    /// Sleeps until polling is worth while, at most `limit`. While requests are under way it may look
+    /// for answers for a moment first ([`ChannelOptions::busy_poll`](crate::ChannelOptions)).
     pub fn wait(&mut self, limit: Duration) {
-        if self.prepare_to_sleep() {
-            self.harvest(limit);
+        if !self.prepare_to_sleep() {
+            return;
         }
+        if self.slab.used() == 0 || self.sleep.patience.limit.is_zero() {
+            self.harvest(limit);
+            return;
+        }
+        let begun = self.shared.clock.now();
+        let look = self.sleep.patience.now().min(limit);
+        let mut took = Duration::ZERO;
+        let mut answered = false;
+        while !answered && took < look {
+            answered = self.harvest(Duration::ZERO);
+            took = self.shared.clock.now().saturating_since(begun);
+        }
+        if !answered {
+            answered = self.harvest(limit.saturating_sub(took));
+            took = self.shared.clock.now().saturating_since(begun);
+        }
+        self.sleep.patience.note(answered.then_some(took));
     }
 
     /// Takes events off the descriptor. Returns whether there were any.

@@ -42,6 +42,12 @@ pub struct Arguments {
     #[arg(long)]
     sleep: bool,
 
+    /// With --sleep, look for answers for so many microseconds before each sleep, as long as that is
+    /// of use
+    #[arg(long, value_name = "MICROS", requires = "sleep")]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=10_000))]
+    busy_poll: Option<u64>,
+
     /// Ask for digests of headers (tcp:// only)
     #[arg(long)]
     hdgst: bool,
@@ -165,6 +171,9 @@ impl Run {
         for (i, plan) in plan::plans(work, &head.geometry())?.into_iter().enumerate() {
             let mut options = ChannelOptions::default();
             options.depth = plan.depth;
+            if let Some(micros) = arguments.busy_poll {
+                options.busy_poll = Duration::from_micros(micros);
+            }
             let channel = host.channel(options)?;
             let (cpu, head) = (arguments.cpu.get(i).copied(), Arc::clone(head));
             workers.push(Handle::start_on(cpu, channel, head, plan, Arc::clone(&orders))?);
