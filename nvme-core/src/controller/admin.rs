@@ -318,7 +318,7 @@ impl Controller {
             Purpose::AsyncConfig => self.events_configured(now),
             Purpose::KeepAlive => self.keep_alive_done(now, cqe.status()),
             Purpose::EventRequest => self.event_reported(now, cqe),
-            Purpose::ChangedList => self.changed_list_read(now),
+            Purpose::ChangedList => self.changed_list_read(now, answer.err()),
             Purpose::NamespaceList => self.namespace_list_read(now, answer),
             Purpose::Descriptors(nsid) => self.descriptors_read(now, nsid, answer),
             Purpose::Independent(nsid) => self.independent_read(now, nsid, answer),

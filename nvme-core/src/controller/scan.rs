@@ -85,15 +85,20 @@ impl Controller {
         let log = GetLogPage::new(lid::CHANGED_NAMESPACES, IDENTIFY_LEN as u64);
         match log.to_sqe() {
             Ok(sqe) => self.send_read(now, sqe, IDENTIFY_LEN, Purpose::ChangedList),
-            Err(_) => self.changed_list_read(now),
+            Err(_) => self.changed_list_read(now, None),
         }
     }
 
-    pub(super) fn changed_list_read(&mut self, now: Instant) {
+    /// The changed list was read, or could not be. What it says does not matter, for all namespaces are
+    /// looked at. But as long as it has not been read, the event is not sent again: where it failed and
+    /// need not have, the scan is one to be repeated.
+    pub(super) fn changed_list_read(&mut self, now: Instant, failed: Option<Status>) {
         if !matches!(self.link.scan.stage, Stage::ChangedList) {
             return;
         }
-        self.link.scan.incomplete = false;
+        let lacks = [Status::INVALID_LOG_PAGE, Status::INVALID_FIELD, Status::INVALID_OPCODE];
+        let has = |status: Status| !status.dnr() && !lacks.iter().any(|lack| status.is(*lack));
+        self.link.scan.incomplete = failed.is_some_and(has);
         let quirks = self.link.quirks;
         if self.link.version.at_least(1, 1) && !quirks.contains(Quirks::NO_NAMESPACE_LIST) {
             self.link.scan.stage = Stage::List(Vec::new());

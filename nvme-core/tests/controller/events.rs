@@ -1,7 +1,7 @@
 //! Asynchronous events: one request is out, each event has its effect, storms do not pile up.
 
 use nvme_core::controller::{ControllerEvent, State};
-use nvme_core::spec::Status;
+use nvme_core::spec::{Sqe, Status};
 use nvme_core::time::Duration;
 
 use crate::model::{Answer, Model};
@@ -134,6 +134,37 @@ fn a_failed_request_is_sent_again_and_what_was_not_told_is_looked_at() {
     rig.event(NAMESPACE_CHANGED);
     assert!(rig.has(|e| matches!(e, ControllerEvent::NamespaceReady(i) if i.blocks == 8192)));
     assert_eq!((rig.ctrl.state(), rig.associations), (State::Live, 1));
+}
+
+/// Whether it is the log of changed namespaces that is asked for.
+fn is_changed_list(sqe: &Sqe) -> bool {
+    sqe.opcode == 0x02 && sqe.cdw10.get() & 0xff == 0x04
+}
+
+/// A controller does not send the event again before the log was read (NVMe 2.1 §5.1.12.1.5).
+#[test]
+fn a_changed_list_that_could_not_be_read_is_read_again() {
+    for (status, times) in [
+        (Status::INTERNAL_ERROR, 2),
+        (Status::INTERNAL_ERROR.with_dnr(), 1),
+        (Status::INVALID_LOG_PAGE, 1),
+        (Status::INVALID_FIELD, 1),
+    ] {
+        let mut rig = Rig::live(Model::fabrics());
+        rig.run(Duration::from_secs(5));
+        rig.seen.clear();
+        let mut fail = true;
+        rig.hook = Some(Box::new(move |_, sqe| {
+            let first = is_changed_list(sqe) && std::mem::take(&mut fail);
+            first.then_some(Answer::error(status))
+        }));
+        rig.model.namespaces.get_mut(&1).unwrap().ns.nsze = 4096.into();
+        rig.event(NAMESPACE_CHANGED);
+        assert!(rig.has(|e| matches!(e, ControllerEvent::NamespaceReady(i) if i.blocks == 4096)));
+        rig.run(Duration::from_secs(60));
+        let read = rig.seen.iter().filter(|(_, sqe)| is_changed_list(sqe)).count();
+        assert_eq!(read, times, "{status}");
+    }
 }
 
 #[test]
