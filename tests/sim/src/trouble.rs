@@ -201,8 +201,11 @@ impl World {
             .io(),
             13 => FaultRule::new(FaultAction::Fail(Status::INTERNAL_ERROR)).admin(),
             14 => FaultRule::new(FaultAction::AnswerTwice).io(),
+            // Always another generation: of two answers that are exchanged between commands under way
+            // no host could tell that they are.
             15 => {
-                FaultRule::new(FaultAction::StaleCommandId(self.dice.of(&[0x0100, 0x1000, 1]))).io()
+                let flip = self.dice.of(&[0x0100, 0x1000, 0x8001]);
+                FaultRule::new(FaultAction::StaleCommandId(flip)).io()
             }
             _ => FaultRule::new(FaultAction::TruncateAt { pdu: PduType::CAPSULE_RESP, bytes: 9 })
                 .io(),
