@@ -49,6 +49,8 @@ struct Measure {
     latency: u64,
     /// Moving average of what else was in flight on the controller at submission, times 16.
     load: u64,
+    /// Moving average of the latency of those that were sent with nothing else in flight; 0: unknown.
+    alone: u64,
     at: Instant,
 }
 
@@ -101,6 +103,9 @@ impl Pace {
             _ => blend(measure.load.max(1), u64::from(load) * 16, old),
         };
         measure.latency = blend(measure.latency, latency, old);
+        if load == 0 {
+            measure.alone = blend(measure.alone, latency, old);
+        }
         measure.at = now;
         self.typical = blend(self.typical, latency, old);
     }
@@ -153,26 +158,39 @@ impl Pace {
         self.kinds[kind.index()].at
     }
 
-    /// How long one more request of this kind can be expected to take, in nanoseconds, with `load`
-    /// others in flight; `None`: nothing is known.
-    pub(super) fn expected(&self, kind: Kind, load: u32) -> Option<u64> {
-        let measure = &self.kinds[kind.index()];
-        if measure.latency == 0 {
+    /// How long one more request of this kind can be expected to take; `None`: nothing is known.
+    pub(super) fn line(&self, kind: Kind) -> Option<Line> {
+        let Measure { latency, load, alone, .. } = self.kinds[kind.index()];
+        if latency == 0 {
             return None;
         }
-        // More in flight than when it was measured takes longer in proportion; less does not take
-        // less, for the time may be the path's own.
-        let (ours, theirs) = (u64::from(load) * 16 + 16, measure.load + 16);
-        let scaled = if ours > theirs { measure.latency * ours / theirs } else { measure.latency };
+        let alone = match alone {
+            // As if all of it were waiting for others.
+            0 => latency * 16 / (load + 16),
+            known => known.min(latency),
+        };
+        let each = match load {
+            // With hardly anything ahead nothing is seen of what it costs.
+            0..8 => 0,
+            // Something ahead is never for nothing, whatever noise says.
+            _ => ((latency - alone) * 16 / load).max(alone / 32).max(1),
+        };
         let stalled = if self.witnesses > 0 { self.stalled } else { 0 };
-        Some(scaled.max(stalled).max(self.doubt))
+        Some(Line { base: alone.max(stalled).max(self.doubt), each })
     }
+}
 
-    /// How much longer each request of this kind that is in flight can be expected to make the next
-    /// one wait, in nanoseconds; 0: nothing is known.
-    pub(super) fn each(&self, kind: Kind) -> u64 {
-        let measure = &self.kinds[kind.index()];
-        measure.latency * 16 / (measure.load + 16)
+/// What a request is expected to take, in nanoseconds: so much with nothing else in flight, and so much
+/// more for each that is (0: unknown).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) base: u64,
+    pub(super) each: u64,
+}
+
+impl Line {
+    pub(super) const fn at(self, load: u32) -> u64 {
+        self.base.saturating_add(self.each.saturating_mul(load as u64))
     }
 }
 
@@ -186,6 +204,14 @@ mod tests {
         Instant::from_nanos((1000 + n) * 1_000_000)
     }
 
+    fn good_alone() -> Pace {
+        let mut pace = good();
+        for _ in 0..50 {
+            pace.sample(READ, 100_000, 0, ms(0));
+        }
+        pace
+    }
+
     fn good() -> Pace {
         let mut pace = Pace::default();
         pace.begins(ms(0));
@@ -193,6 +219,11 @@ mod tests {
             pace.sample(READ, 100_000, 3, ms(0));
         }
         pace
+    }
+
+    /// What one with nothing else in flight is expected to take.
+    fn took(pace: &Pace) -> u64 {
+        pace.line(READ).unwrap().base
     }
 
     #[test]
@@ -204,59 +235,71 @@ mod tests {
             }
         }
         assert_eq!(kinds.len(), Kind::ALL);
-        assert_eq!(good().expected(Kind::new(IoOp::Write, 4096), 0), None);
+        assert_eq!(good().line(Kind::new(IoOp::Write, 4096)), None);
     }
 
     #[test]
-    fn load_beyond_what_was_measured_costs_in_proportion() {
-        let pace = good();
-        let at = |load| pace.expected(READ, load).unwrap();
-        assert_eq!((at(0), at(3)), (at(3), 100_000));
-        assert!(at(7).abs_diff(2 * at(3)) < 5_000, "{}", at(7));
-        assert!(pace.each(READ).abs_diff(25_000) < 1_000, "{}", pace.each(READ));
+    fn the_path_s_own_time_and_what_each_request_adds_are_told_apart() {
+        // 2 ms of its own, and 500 us for each.
+        let mut pace = Pace::default();
+        pace.begins(ms(0));
+        for round in 0..200 {
+            let load = round % 4;
+            pace.sample(READ, 2_000_000 + 500_000 * u64::from(load), load, ms(0));
+        }
+        let line = pace.line(READ).unwrap();
+        assert!(line.base.abs_diff(2_000_000) < 10_000, "{line:?}");
+        assert!(line.each.abs_diff(500_000) < 150_000, "{line:?}");
+    }
+
+    #[test]
+    fn a_path_never_seen_alone_is_taken_to_have_no_time_of_its_own() {
+        let line = good().line(READ).unwrap();
+        assert!(line.base.abs_diff(25_000) < 1_000 && line.each.abs_diff(25_000) < 1_000);
+        assert!(line.at(3).abs_diff(100_000) < 4_000, "{line:?}");
     }
 
     #[test]
     fn a_path_that_stood_still_alone_is_doubted_until_it_answers_something_new() {
-        let mut pace = good();
+        let mut pace = good_alone();
         assert!(!pace.polled(0, false, ms(1), 10));
         assert!(pace.polled(0, false, ms(3), 10), "it begins");
         assert!(!pace.polled(0, false, ms(3), 10) && pace.is_unclear());
-        assert_eq!(pace.expected(READ, 0), Some(100_000), "it may be all of them");
+        assert_eq!(took(&pace), 100_000, "it may be all of them");
         assert!(pace.polled(0, false, ms(4), 11), "it is not");
         assert!(!pace.polled(0, false, ms(500), 100) && !pace.is_unclear());
-        assert_eq!(pace.expected(READ, 0), Some(500_000_000));
-        pace.sample(READ, 1_000_000_000, 3, ms(1000));
+        assert_eq!(took(&pace), 500_000_000);
+        pace.sample(READ, 1_000_000_000, 0, ms(1000));
         assert!(pace.polled(1, false, ms(1000), 200), "it ends");
         // More of what was sent before.
-        pace.sample(READ, 999_000_000, 3, ms(1001));
+        pace.sample(READ, 999_000_000, 0, ms(1001));
         assert!(!pace.polled(1, false, ms(1001), 200) && pace.is_doubted());
-        assert_eq!(pace.expected(READ, 3), Some(1_000_000_000));
-        pace.sample(READ, 100_000, 3, ms(1002));
-        assert_eq!((pace.is_doubted(), pace.expected(READ, 3)), (false, Some(100_000)));
+        assert_eq!(took(&pace), 1_000_000_000);
+        pace.sample(READ, 100_000, 0, ms(1002));
+        assert_eq!((pace.is_doubted(), took(&pace)), (false, 100_000));
     }
 
     #[test]
     fn a_path_that_has_become_slow_for_good_does_not_stand_still_for_ever() {
-        let mut pace = good();
+        let mut pace = good_alone();
         let slow = |n| ms(10 * n);
         for n in 1..20 {
             pace.begins(slow(n));
             pace.polled(0, false, slow(n) + Duration::from_millis(4), n);
-            pace.sample(READ, 5_000_000, 3, slow(n) + Duration::from_millis(5));
+            pace.sample(READ, 5_000_000, 0, slow(n) + Duration::from_millis(5));
             pace.polled(1, false, slow(n) + Duration::from_millis(5), n);
         }
-        let expected = pace.expected(READ, 3).unwrap();
+        let expected = took(&pace);
         assert!(!pace.is_doubted() && expected.abs_diff(5_000_000) < 500_000, "{expected}");
     }
 
     #[test]
     fn when_all_stand_still_none_is_blamed() {
-        let mut pace = good();
+        let mut pace = good_alone();
         pace.polled(0, false, ms(900), 7);
         pace.polled(0, false, ms(950), 7);
-        pace.sample(READ, 1_000_000_000, 3, ms(1000));
+        pace.sample(READ, 1_000_000_000, 0, ms(1000));
         pace.polled(1, false, ms(1000), 7);
-        assert_eq!((pace.is_doubted(), pace.expected(READ, 3)), (false, Some(100_000)));
+        assert_eq!((pace.is_doubted(), took(&pace)), (false, 100_000));
     }
 }

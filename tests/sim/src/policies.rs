@@ -29,8 +29,8 @@ const BYTES: usize = 4096;
 const CHANNELS: usize = 2;
 /// Requests under way on each channel in the throughput runs.
 const DEPTH: usize = 16;
-/// Requests per second in the percentile runs, both channels together.
-const RATE: u64 = 2_000;
+/// Requests per second in the percentile runs, both channels together, unless another rate is asked for.
+pub const RATE: u64 = 2_000;
 /// One way, on a good path.
 const LATENCY: u64 = 100 * US;
 /// What comes on top, at most.
@@ -114,16 +114,23 @@ pub struct Figures {
     pub extra: f64,
 }
 
-/// Measures one setup with one fault, for `time` nanoseconds each of full queues and of the fixed rate. The
-/// same seed gives the same figures.
+/// Measures one setup with one fault, for `time` nanoseconds of full queues, and of the fixed `rate` for as
+/// long as [`RATE`] would take for as many reads in `time`. The same seed gives the same figures.
 ///
 /// # Errors
 /// What went wrong, where something did.
-pub fn measure(setup: Setup, fault: Fault, time: u64, seed: u64) -> Result<Figures, String> {
+pub fn measure(
+    setup: Setup,
+    fault: Fault,
+    time: u64,
+    rate: u64,
+    seed: u64,
+) -> Result<Figures, String> {
     let mut full = Bench::new(setup, fault, seed)?;
     let (count, _) = full.run(None, time)?;
     let mut fixed = Bench::new(setup, fault, seed)?;
-    let (_, mut latencies) = fixed.run(Some(RATE), time)?;
+    // As many reads at each rate, so that percentiles mean the same.
+    let (_, mut latencies) = fixed.run(Some(rate), time * RATE / rate.max(1))?;
     latencies.sort_unstable();
     let at = |q: f64| {
         let place = (latencies.len() as f64 * q).ceil() as usize;

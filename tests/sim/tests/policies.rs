@@ -1,11 +1,11 @@
 //! What the policies come to, in virtual time. A seed gives the same figures each time.
 
 use sim::clock::SEC;
-use sim::policies::{Fault, Figures, SETUPS, measure};
+use sim::policies::{Fault, Figures, RATE, SETUPS, measure};
 
 fn figures(name: &str, fault: Fault) -> Figures {
     let setup = SETUPS.iter().find(|s| s.name == name).unwrap();
-    measure(*setup, fault, 4 * SEC, 1).unwrap()
+    measure(*setup, fault, 4 * SEC, RATE, 1).unwrap()
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! The answer expected soonest first.
 //!
-//! Paths whose expected time is about the best share the load, least in flight first; where one takes
-//! longer for each request, as when a slow path is of use because the others are full, requests weigh
-//! more there. Which those are is judged anew every few requests, and with a margin, so that noise does
-//! not throw them to and fro. The others are tried now and then with a single request: seldom enough not to matter
-//! for percentiles, and often enough to notice that a path has recovered.
+//! A request takes the path on which it is expected to be answered first: the path's own time, and what
+//! each request costs that is in flight there already. So a slow path gets one now and then where the
+//! others are full, and none where they are not. Paths that are about equal count as equal, so that noise
+//! does not throw requests to and fro; of those the one with the least in flight is taken. What is known of
+//! the paths is looked at anew every few requests. Those that are worse are tried now and then with a single
+//! request: seldom enough not to matter for percentiles, and often enough to notice that a path has
+//! recovered.
 
 use nvme_core::time::{Duration, Instant};
 
 use super::lanes::{Lane, Lanes};
-use crate::channel::pace::Kind;
+use crate::channel::pace::{Kind, Line};
 use crate::channel::queues::Queues;
 
 /// A judgement holds for so many requests, and so long.
@@ -21,14 +23,12 @@ const GRAIN: u64 = 20_000;
 const TRIAL_REQUESTS: u32 = 4096;
 const TRIAL_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a request weighs where all are equal.
-const EQUAL: u64 = 64;
+/// Lanes that are considered.
+const LANES: usize = 64;
 
 /// What was judged of the lanes, for one kind of request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Judgement {
-    /// A bit for each lane that shares the load; 64 lanes at most are considered.
-    good: u64,
     /// Requests for which it holds.
     left: u32,
     at: Instant,
@@ -43,10 +43,12 @@ pub(super) struct ServiceTime {
     /// Requests since the last trial, in steps of [`REQUESTS`].
     since_trial: u32,
     trial_at: Instant,
-    /// What a request in flight weighs, for each lane and kind: at most as much more as it makes the
-    /// next one wait there, and less and less as long as the lane answers as soon as others.
-    weights: Vec<[u64; Kind::ALL]>,
+    /// What is expected of each lane, for each kind.
+    lines: Vec<[Line; Kind::ALL]>,
 }
+
+/// Of a lane of which nothing is known, where something is known of others.
+const UNKNOWN: Line = Line { base: u64::MAX, each: 1 };
 
 /// The lane for a request of this kind.
 pub(super) fn soonest<'a>(
@@ -67,88 +69,78 @@ pub(super) fn soonest<'a>(
     }
     let judgement = &mut lanes.service.judgements[kind.index()];
     judgement.left = judgement.left.saturating_sub(1);
-    let mut good = judgement.good;
-    let mut best: Option<(u64, usize)> = None;
-    while good != 0 {
-        let at = good.trailing_zeros() as usize;
-        good &= good - 1;
-        let Some(lane) = lanes.list.get(at) else { break };
+    let mut best: Option<(u64, &Lane)> = None;
+    for (lane, lines) in lanes.list.iter().zip(&lanes.service.lines) {
         let queue = queues.get(lane.queue as usize);
-        let ahead = u64::from(queue.load() + queue.others) + 1;
-        let depth = ahead.saturating_mul(lanes.service.weights[at][kind.index()]);
-        // Of equals, the next in turn.
-        let better = match best {
-            None => true,
-            Some((least, found)) => {
-                depth < least || (depth == least && found <= lanes.turn && at > lanes.turn)
-            }
-        };
-        if better && !queue.is_full() {
-            best = Some((depth, at));
+        let time = lines[kind.index()].at(queue.load() + queue.others);
+        // The first of equals, as queue-depth has it.
+        if best.is_none_or(|(least, _)| time < least) {
+            best = Some((time, lane));
         }
     }
-    let (_, at) = best?;
-    lanes.turn = at;
-    lanes.list.get(at)
+    // Where the best one is full, to wait for it is better than to take another one.
+    best.map(|(_, lane)| lane).filter(|lane| queues.has_room(lane))
 }
 
 /// Judges the lanes anew. Returns one that is to be tried with this request.
 fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option<usize> {
-    let expected = |lane: &Lane| {
-        let queue = queues.get(lane.queue as usize);
-        queue.meter.pace.expected(kind, queue.load() + queue.others)
+    let pace = |lane: &Lane| &queues.get(lane.queue as usize).meter.pace;
+    let is_idle = |lane: &Lane| queues.get(lane.queue as usize).load() == 0;
+    let list = &lanes.list[..lanes.list.len().min(LANES)];
+    let line = |lane: &Lane| pace(lane).line(kind);
+    let told = list.iter().filter_map(line).filter(|line| line.each > 0).min_by_key(|l| l.base);
+    // What is not known of one lane is taken to be in proportion as on another one; half of the time is the
+    // path's own where it is known of none.
+    let known = |lane: &Lane| {
+        line(lane).map(|line| match (line.each, told) {
+            (0, Some(told)) => {
+                let each =
+                    u128::from(told.each) * u128::from(line.base) / u128::from(told.base.max(1));
+                Line { each: each as u64 | 1, ..line }
+            }
+            (0, None) => Line { each: line.base / 2 + 1, ..line },
+            _ => line,
+        })
     };
-    let considered = lanes.list.len().min(64);
-    let list = &lanes.list[..considered];
-    let best = list.iter().filter_map(expected).min();
+    let best = list.iter().filter_map(known).min_by_key(|line| line.base);
+    let about = |best: Line, line: Line| {
+        line.base <= best.base.saturating_add(best.base / 4 + GRAIN)
+            && line.each <= best.each.saturating_mul(4)
+            && best.each <= line.each.saturating_mul(4)
+    };
     let service = &mut lanes.service;
-    service.weights.resize(considered, [u64::MAX >> 8; Kind::ALL]);
-    let judgement = &mut service.judgements[kind.index()];
-    let was_good = judgement.good;
-    let mut good = 0;
+    service.lines.resize(list.len(), [Line::default(); Kind::ALL]);
+    // Lanes that are worse, by bit.
+    let mut bad = 0_u64;
+    let mut left = REQUESTS;
     for (at, lane) in list.iter().enumerate() {
-        let stays = was_good & 1 << at != 0;
-        let margin = |best: u64| best / if stays { 2 } else { 4 } + GRAIN;
-        let is_good = match (expected(lane), best) {
-            (Some(time), Some(best)) => time <= best + margin(best),
-            // Nothing is known of any.
-            (_, None) => true,
+        let line = match (known(lane), best) {
+            (Some(line), Some(best)) if !about(best, line) => {
+                bad |= u64::from(line.base > best.base) << at;
+                line
+            }
+            (Some(_), Some(best)) => best,
+            // Nothing is known of any, and soon something will be.
+            (_, None) => {
+                left = 1;
+                Line { base: 0, each: 1 }
+            }
             (None, Some(_)) => {
                 // One request will tell.
-                let queue = queues.get(lane.queue as usize);
-                if queue.load() == 0 && !queue.is_full() {
+                if is_idle(lane) {
                     return Some(at);
                 }
-                false
+                UNKNOWN
             }
         };
-        good |= u64::from(is_good) << at;
+        service.lines[at][kind.index()] = line;
     }
-    let (left, alarms) = (REQUESTS, queues.alarms());
-    service.since_trial = service.since_trial.saturating_add(REQUESTS - judgement.left);
-    *judgement = Judgement { good, left, at: now, alarms };
-    let pace = |lane: &Lane| &queues.get(lane.queue as usize).meter.pace;
-    let is_good = |at: usize| good & 1 << at != 0;
-    let least = |of: &dyn Fn(&Lane) -> u64| {
-        let good = list.iter().enumerate().filter(|(at, _)| is_good(*at));
-        good.map(|(_, lane)| of(lane)).min().unwrap_or(0).max(1)
-    };
-    let latency = |lane: &Lane| pace(lane).expected(kind, 0).unwrap_or(0);
-    let least_latency = least(&latency);
-    let least_each = least(&|lane| pace(lane).each(kind));
-    let about_equal = least_latency.saturating_add(least_latency / 4 + GRAIN);
-    for (at, lane) in list.iter().enumerate() {
-        let most = (pace(lane).each(kind).saturating_mul(EQUAL) / least_each).max(EQUAL);
-        let weight = &mut service.weights[at][kind.index()];
-        // Little by little: what it does to the path's times is only seen later.
-        *weight = match latency(lane) <= about_equal {
-            true => *weight - (*weight - EQUAL).div_ceil(8),
-            false => *weight + weight.div_ceil(8),
-        };
-        *weight = (*weight).min(most);
-    }
+    let judgement = &mut service.judgements[kind.index()];
+    let alarms = queues.alarms();
+    service.since_trial =
+        service.since_trial.saturating_add(REQUESTS.saturating_sub(judgement.left));
+    *judgement = Judgement { left, at: now, alarms };
     // One that stood still and has resumed is tried at once.
-    let is_idle = |lane: &Lane| queues.get(lane.queue as usize).load() == 0;
     let doubted = list.iter().position(|lane| is_idle(lane) && pace(lane).is_doubted());
     if doubted.is_some() {
         return doubted;
@@ -160,7 +152,7 @@ fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option
     if !due {
         return None;
     }
-    let bad = list.iter().enumerate().filter(|(at, lane)| !is_good(*at) && is_idle(lane));
+    let bad = list.iter().enumerate().filter(|(at, lane)| bad & 1 << at != 0 && is_idle(lane));
     let (trial, _) = bad.min_by_key(|(_, lane)| pace(lane).last(kind))?;
     (service.since_trial, service.trial_at) = (0, now);
     Some(trial)

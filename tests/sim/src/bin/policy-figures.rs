@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
-use sim::policies::{Fault, Figures, SETUPS, measure};
+use sim::policies::{Fault, Figures, RATE, SETUPS, measure};
 
 /// Measures path policies in virtual time: what they decide, not what they cost.
 #[derive(Debug, Parser)]
@@ -16,6 +16,9 @@ struct Args {
     /// Threads.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Reads per second in the percentile runs.
+    #[arg(long, default_value_t = RATE)]
+    rate: u64,
 }
 
 fn main() -> ExitCode {
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
                 while let at = next.fetch_add(1, Ordering::Relaxed)
                     && let Some((setup, fault)) = cells.get(at)
                 {
-                    let figures = measure(*setup, *fault, fault.time(), args.seed);
+                    let figures = measure(*setup, *fault, fault.time(), args.rate, args.seed);
                     if let Ok(mut results) = results.lock() {
                         results[at] = Some(figures);
                     }
