@@ -2,9 +2,9 @@
 //! association: counts on a cache line for each queue, written by the channel that owns the queue
 //! and by nobody else.
 
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-
 use crossbeam_utils::CachePadded;
+
+use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// The counts of one queue.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl Board {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -10,6 +10,8 @@
 mod letterbox;
 #[path = "../../../nvme-mpath/src/lifecycle.rs"]
 mod lifecycle;
+#[path = "../../../nvme-mpath/src/load.rs"]
+mod load;
 #[path = "../../../nvme-mpath/src/pin.rs"]
 mod pin;
 #[path = "../../../nvme-mpath/src/published.rs"]
@@ -19,6 +21,8 @@ mod sync;
 #[path = "../../../nvme-mpath/src/window.rs"]
 mod window;
 
+#[cfg(test)]
+mod counts;
 #[cfg(test)]
 mod letters;
 #[cfg(test)]

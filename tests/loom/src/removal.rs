@@ -127,6 +127,20 @@ fn two_last_paths_leave_at_once() {
 }
 
 #[test]
+fn a_path_comes_while_the_last_one_leaves() {
+    loom::model(|| {
+        let model = Model::new(WINDOW);
+        let other = Arc::clone(&model);
+        let leaving = thread::spawn(move || other.lose(1));
+        assert!(model.come_back(2), "nothing was removed");
+        leaving.join().unwrap();
+        // Whichever was first: there is a path, and no pin.
+        model.check();
+        assert_eq!(model.ledger.count(), 0);
+    });
+}
+
+#[test]
 fn a_second_loss_is_not_ended_by_the_first_timer() {
     loom::model(|| {
         let model = Model::new(WINDOW);
