@@ -18,6 +18,9 @@ pub const BLOCK: usize = 512;
 /// submitted while another one to the same block is under way.
 pub const BLOCKS: u64 = 10;
 
+/// Of those, blocks that are written more often where writes may come late.
+const HOT: u64 = 3;
+
 /// All blocks. Those past [`BLOCKS`] are zeroed, discarded and written at will; what is read there must
 /// have been written there, or be zero.
 pub const ALL_BLOCKS: u64 = 16;
@@ -143,6 +146,8 @@ impl Load {
         let slba = match op {
             IoOp::WriteZeroes | IoOp::Discard => BLOCKS + dice.roll(at_will - blocks + 1),
             IoOp::Write | IoOp::Read if dice.once_in(8) => BLOCKS + dice.roll(at_will - blocks + 1),
+            // Where writes may come late, newer ones to the same blocks are to be there already.
+            _ if self.late && dice.once_in(2) => dice.roll(HOT),
             _ => dice.roll(BLOCKS - blocks + 1),
         };
         let mut ask = Ask { op, slba, blocks, expected: 0 };

@@ -215,17 +215,16 @@ impl World {
         armed.push((site, self.sites[site].target.add_fault(rule)));
     }
 
-    /// Writes stand still at a target, and an answer to something else bears the number of another
-    /// command, with another generation. Whoever believes that takes a write for done that is not.
+    /// Writes are lost at a target, and an answer to something else bears the number of another command,
+    /// with another generation. Whoever believes that takes a write for done that is not, and never will be.
     fn muddle(&mut self, port: usize, armed: &mut Armed) {
         let (site, listener) = self.place(port);
-        let ms = Duration::from_millis(self.dice.of(&[30, 400, 2_500]));
-        let delay = FaultRule::new(FaultAction::Delay(ms)).io().opcode(NvmOpcode::WRITE.0);
+        let lost = FaultRule::new(FaultAction::Drop).io().opcode(NvmOpcode::WRITE.0);
         let flip = 0x8000 | self.dice.of(&[1, 2, 3, 4]);
         let stale = FaultRule::new(FaultAction::StaleCommandId(flip)).io();
         let read = stale.opcode(NvmOpcode::READ.0).skip(self.dice.roll(3));
-        self.note(72, format_args!("port {port} muddles answers: {flip:#x}, writes wait {ms:?}"));
-        for rule in [delay.times(2), read.times(2)] {
+        self.note(72, format_args!("port {port} loses writes and muddles answers: {flip:#x}"));
+        for rule in [lost.times(2), read.times(2)] {
             let rule = rule.listener(listener);
             armed.push((site, self.sites[site].target.add_fault(rule)));
         }
