@@ -109,7 +109,7 @@ impl Options {
                     };
                 }
                 "quirks" => {
-                    self.quirks = value.parse().map_err(|e| format!("parameter {key}: {e}"))?;
+                    self.quirks = value.parse().map_err(|e| format!("parameter {e}"))?;
                 }
                 "shadow" => self.shadow_doorbells = switch(&key, &value)?,
                 "max_transfer" => {

@@ -19,6 +19,10 @@ impl Random {
 }
 
 /// 5,000 cases, or as many as `LIAR_CASES` says, from number `LIAR_FIRST` on.
+///
+/// On 2026-11-23 the first ten million passed on the driver of 13461e3, with 64.3 million commands: in
+/// release mode, a million in each of ten runs, 541 s in all, on a machine with other work
+/// (`LIAR_FIRST=N000000 LIAR_CASES=1000000 cargo test --release -p nvme-pci --features mem --test liar`).
 #[test]
 fn whatever_the_device_does_each_command_ends_once() {
     let number =

@@ -49,6 +49,16 @@ fn a_target_is_offered_listed_and_used() {
     let paths = subsystem["heads"][0]["paths"].as_array().unwrap().len();
     assert_eq!((paths, &subsystem["heads"][0]["bytes"]), (2, &(8 << 20).into()), "{json}");
 
+    // What is known, or said, to be wrong with a device.
+    let quirky = format!("{}?quirks=no-sgl,one-interrupt", urls[0]);
+    let listed = run(nvmeh(), &["list", &quirky, "--json"]);
+    let controller = &listed.json()["subsystems"][0]["controllers"][0];
+    assert_eq!(controller["quirks"], serde_json::json!(["one-interrupt", "no-sgl"]), "{listed:?}");
+    assert_eq!(controller["device"], "fffe:0001:0000:0000");
+    let listed = run(nvmeh(), &["list", &quirky]);
+    assert!(listed.stdout.contains("quirks of fffe:0001:0000:0000: one-interrupt,no-sgl"));
+    run(nvmeh(), &["list", &format!("{}?quirks=slow", urls[0])]).must_fail(1, "no quirk");
+
     // By interrupts and by looking, over one path and over both.
     let polled = format!("{}?poll=1", urls[0]);
     let ways: [(&[&str], &[&str]); 3] = [
