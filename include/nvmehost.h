@@ -237,6 +237,12 @@
 // The pin is the program's own.
 #define NVMEH_PIN_USER 2
 
+// JSON: one object, with the members of the Rust structure `Snapshot`.
+#define NVMEH_SNAPSHOT_JSON 1
+
+// The text format of Prometheus, version 0.0.4.
+#define NVMEH_SNAPSHOT_PROMETHEUS 2
+
 // Reads and compares.
 #define NVMEH_LATENCY_READS 0
 
@@ -333,6 +339,12 @@ struct nvmeh_controller_info {
   char model[48];
   // Firmware revision.
   char firmware[16];
+  // Bytes of the host memory buffer that it has now; 0: none.
+  uint64_t host_memory;
+  // 1 if it can reset the whole subsystem: nvmeh_controller_subsystem_reset().
+  uint32_t subsystem_reset;
+  // Always 0.
+  uint32_t reserved;
 };
 
 // An admin command, and its answer.
@@ -377,10 +389,11 @@ struct nvmeh_geometry {
   uint64_t bytes;
   // Bytes that one read, write or compare can move at most.
   uint64_t max_transfer;
-  // Bytes of metadata in each block; such namespaces cannot be read or written.
+  // Bytes of metadata with each block, 0 for none.
   uint32_t metadata_size;
-  // Always 0.
-  uint32_t reserved;
+  // 1 if the metadata follows each block's data in the same memory: a block takes block_size +
+  // metadata_size bytes there. 0: nvmeh_request.metadata. Offsets do not count it in any case.
+  uint32_t extended_metadata;
 };
 
 // How a head is doing.
@@ -461,6 +474,8 @@ struct nvmeh_completion {
   uint32_t nvme_status;
   // Always 0.
   uint32_t reserved;
+  // Dwords 0 and 1 of the controller's answer, if it succeeded: of use for passthrough.
+  uint64_t value;
 };
 
 // Called at the end of a request, from within nvmeh_channel_poll(), nvmeh_channel_reap() or
@@ -495,6 +510,11 @@ struct nvmeh_request {
   nvmeh_callback callback;
   // What it is given.
   void *arg;
+  // Metadata beside the data, where nvmeh_geometry.extended_metadata is 0 and metadata_size is not:
+  // as many bytes as all blocks of the request have together. The library's until the end. Only on PCIe.
+  void *metadata;
+  // Its bytes; 0: none.
+  uint64_t metadata_len;
 };
 
 // Something that happened.
@@ -529,6 +549,41 @@ struct nvmeh_event {
   char text[256];
 };
 
+// An I/O command of the program's. The namespace identifier, the command identifier and the data pointer
+// are the library's to fill in; there is no metadata, and nothing is fused.
+struct nvmeh_passthrough {
+  // sizeof(struct nvmeh_passthrough), set by the caller.
+  size_t size;
+  // Opcode. Its lowest two bits are the direction of the data.
+  uint32_t opcode;
+  // 1: executing it again has no other effect than executing it once. It is then retried, fails over,
+  // and waits for a path like any other request. 0: it goes down one path, once.
+  uint32_t idempotent;
+  // Command dwords 2 and 3.
+  uint32_t cdw2[2];
+  // Command dwords 10 to 15. If they speak of a length, `data_len` has to be that long: a controller
+  // moves what the command says. Of Read, Write, Compare and Zone Append it is checked.
+  uint32_t cdw10[6];
+  // Data, or room for them. The library's until the end.
+  void *data;
+  // Bytes; 0 if it moves nothing.
+  uint64_t data_len;
+  // As in struct nvmeh_request.
+  uint64_t timeout_ms;
+  // Called at its end; NULL: nvmeh_channel_reap().
+  nvmeh_callback callback;
+  // What it is given.
+  void *arg;
+  // Dwords 0 and 1 of the completion, after nvmeh_execute_passthrough(). Otherwise
+  // nvmeh_completion.value has them.
+  uint64_t value;
+  // NVMe status if the controller answered with an error, after nvmeh_execute_passthrough():
+  // SCT << 8 | SC. 0 otherwise.
+  uint32_t nvme_status;
+  // Always 0.
+  uint32_t reserved;
+};
+
 // Who holds a pin.
 struct nvmeh_pin_holder {
   // sizeof(struct nvmeh_pin_holder), set by the caller in the first of an array.
@@ -541,6 +596,20 @@ struct nvmeh_pin_holder {
   uint64_t since_ms;
   // Why, in words, cut if need be.
   char reason[256];
+};
+
+// A power state of a controller.
+struct nvmeh_power_state {
+  // sizeof(struct nvmeh_power_state), set by the caller in the first of an array.
+  size_t size;
+  // Most power that it takes, in 0.1 mW; 0: not reported.
+  uint32_t power;
+  // 1 if no I/O is done in this state: the controller leaves it for a command.
+  uint32_t non_operational;
+  // Longest time to enter it, in microseconds.
+  uint64_t entry_us;
+  // Longest time to leave it, in microseconds.
+  uint64_t exit_us;
 };
 
 // What happened to the requests of a head, on all channels, since it was made.
@@ -638,13 +707,17 @@ int nvmeh_options_new(int kind, struct nvmeh_options **out);
 // marginal (on or off), numa_node (a number, or auto), fence (default: what the host says; auto,
 // strict, off), fence_time_ms (a time, or auto), on_timeout_reads, on_timeout_writes,
 // on_timeout_admin (abort: abort the command, and reset the controller if that does not end it;
-// reset: at once), abort_wait_ms.
+// reset: at once), abort_wait_ms, apst_latency_ms (the controller may go to sleep by itself, into states
+// that it leaves within so much time; 0: never), host_memory_bytes (most memory that the controller may
+// have of the host's; 0: none).
 // Channel: depth, io_timeout_ms, max_retries, max_parked_requests, max_parked_bytes,
 // max_parked_age_ms, hedge_buffers, latency_histograms (on or off), numa_node.
 //
 // Returns 0; -ENOENT: no such option (nvmeh_last_error() lists those that exist); -EINVAL: the
 // value cannot be right, and nothing was changed; -EFAULT, -EBADF. Thread: any.
-int nvmeh_options_set(struct nvmeh_options *options, const char *name, const char *value);
+int nvmeh_options_set(struct nvmeh_options *options,
+                      const char *name,
+                      const char *value);
 
 // Sets an option that is a number, or a time in milliseconds (NVMEH_FOREVER: without end).
 //
@@ -673,13 +746,6 @@ void nvmeh_options_free(struct nvmeh_options *options);
 // Returns 0, -EFAULT, -EINVAL (options of another kind), -EBADF, -ENFILE. Thread: any. Owner: the
 // caller; nvmeh_host_shutdown(), then nvmeh_host_destroy().
 int nvmeh_host_new(const struct nvmeh_options *options, struct nvmeh_host **out);
-
-// Runs the control plane of a host that was made with control_thread off: for at most `timeout_ms`,
-// or until something was done. To be called again and again, from one thread at a time; it calls
-// nothing back.
-//
-// Returns 1: call again; 0: the host has ended; -EFAULT, -EBADF, -ECHILD. Thread: any.
-int nvmeh_host_drive(struct nvmeh_host *host, uint64_t timeout_ms);
 
 // Begins to connect to the controller at `url`, such as
 // "tcp://192.0.2.7:4420/nqn.2026-01.org.example:sub", "vfio://0000:01:00.0", "uio://0000:01:00.0",
@@ -870,29 +936,6 @@ int nvmeh_head_get_status(const struct nvmeh_head *head, struct nvmeh_head_statu
 // Returns how many there are, or -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD. Thread: any.
 int nvmeh_head_paths(const struct nvmeh_head *head, struct nvmeh_path *paths, size_t count);
 
-// Sets how long this head outlives its last path, in milliseconds: 0: not at all; NVMEH_FOREVER:
-// without end. A removal that is pending is counted anew from the moment of the loss; if it is over
-// by the new count, the head is removed now. `cause`: as in nvmeh_host_set_delayed_removal().
-//
-// Returns 0, -EINVAL (no such cause), -EFAULT, -EBADF, -ECHILD. Thread: any.
-int nvmeh_head_set_delayed_removal(struct nvmeh_head *head, int cause, uint64_t ms);
-
-// Reads what nvmeh_head_set_delayed_removal() sets.
-//
-// Returns 0, -EINVAL, -EFAULT, -EBADF, -ECHILD. Thread: any.
-int nvmeh_head_delayed_removal(const struct nvmeh_head *head, int cause, uint64_t *ms);
-
-// Cancels a removal that is pending: the head then waits for a path without end, pinned, until one
-// returns, nvmeh_head_remove_now(), a change of its windows, or a forced shutdown.
-//
-// Returns 1: one was pending; 0: none was; -EFAULT, -EBADF, -ECHILD. Thread: any.
-int nvmeh_head_cancel_removal(struct nvmeh_head *head);
-
-// Removes a head whose removal is pending now.
-//
-// Returns 1: one was pending; 0: none was, nothing was done; -EFAULT, -EBADF, -ECHILD. Thread: any.
-int nvmeh_head_remove_now(struct nvmeh_head *head);
-
 // While set (not 0), requests fail at once when no path can be used, those that wait too, whatever
 // the windows say. Reconnecting goes on.
 //
@@ -1069,8 +1112,8 @@ void nvmeh_channel_destroy(struct nvmeh_channel *channel);
 //
 // Returns 0; -EAGAIN: the channel is full, poll and try again; -EINVAL: no length, or offset or length
 // no multiple of the block size, or a flag that does not exist; -ERANGE: not inside the namespace;
-// -EMSGSIZE: more than one request can move (nvmeh_head_geometry()); -EROFS, -EOPNOTSUPP (blocks
-// with metadata), -EXDEV (a head of another host), -EOVERFLOW (lengths of an iovec), -ESHUTDOWN,
+// -EMSGSIZE: more than one request can move (nvmeh_head_geometry()); -EROFS, -EOPNOTSUPP (metadata
+// beside the data is missing, or not wanted), -EXDEV (a head of another host), -EOVERFLOW (lengths of an iovec), -ESHUTDOWN,
 // -EPERM, -EFAULT, -EBADF, -ECHILD: nothing was submitted. Whatever goes wrong later is told by the
 // completion.
 // Thread: the channel's; from within a callback, too.
@@ -1362,6 +1405,53 @@ size_t nvmeh_memory_size(const struct nvmeh_memory *memory);
 // under way. NULL is fine. Thread: any.
 void nvmeh_memory_free(struct nvmeh_memory *memory);
 
+// Runs the control plane of a host that was made with control_thread off: for at most `timeout_ms`,
+// or until something was done. To be called again and again, from one thread at a time; it calls
+// nothing back.
+//
+// Returns 1: call again; 0: the host has ended; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_host_drive(struct nvmeh_host *host, uint64_t timeout_ms);
+
+// How long a host that was made with control_thread off may be left alone: nvmeh_host_drive() has
+// something to do after `ms` milliseconds, 0: at once, NVMEH_FOREVER: not before somebody asks for
+// something. A peer may say something at any time: a program that sleeps longer than a few milliseconds
+// learns of it so much later.
+//
+// Returns 0; NVMEH_FOREVER if the library runs a thread; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_host_deadline(const struct nvmeh_host *host,
+                        uint64_t *ms);
+
+// Begins what nvmeh_host_shutdown() does, or with `force` (not 0) what nvmeh_host_shutdown_forced() does,
+// and returns at once. For hosts that the program drives: the end is there when nvmeh_host_drive() returns
+// 0.
+//
+// Returns 0; -EBUSY: pins are out and `force` is 0, nothing was done; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_host_begin_shutdown(struct nvmeh_host *host,
+                              int force);
+
+// Hands in an I/O command as it is, to be sent down one of the head's paths. `id` as in
+// nvmeh_submit_read(). It ends like any request; nvmeh_completion.value is what the controller answered.
+//
+// One that is not idempotent fails without a path (-EHOSTUNREACH), fails with each status that is no
+// success, and with -EIO and NVMEH_OUTCOME_UNKNOWN if its connection is lost before the answer. The caller
+// answers for what the command does.
+//
+// Returns 0; -EINVAL: `opcode` is none of an I/O command, or `data_len` does not fit it; otherwise as
+// nvmeh_submit(). Thread: the channel's; from within a callback, too.
+int nvmeh_submit_passthrough(struct nvmeh_channel *channel,
+                             const struct nvmeh_head *head,
+                             const struct nvmeh_passthrough *command,
+                             uint64_t *id);
+
+// Hands in an I/O command as nvmeh_submit_passthrough() does, and waits for its end. `value` and
+// `nvme_status` are set. Callback and argument are not used.
+//
+// Returns 0, what nvmeh_submit_passthrough() returns, or the result of a completion. Thread: the
+// channel's; from within a callback, too.
+int nvmeh_execute_passthrough(struct nvmeh_channel *channel,
+                              const struct nvmeh_head *head,
+                              struct nvmeh_passthrough *command);
+
 // Pins that are out: one for each removal that is pending, and those of the program.
 //
 // Returns the number, or -EFAULT, -EBADF, -ECHILD. Thread: any.
@@ -1392,6 +1482,78 @@ int nvmeh_pin_holders(const struct nvmeh_host *host,
 //
 // Thread: any.
 void nvmeh_pin_release(struct nvmeh_pin *pin);
+
+// Lists the power states, the first is number 0: at most `count` entries, which lie `states[0].size`
+// bytes apart.
+//
+// Returns how many there are; -ENOTCONN: it never was live; -EFAULT, -EINVAL (`size`), -EBADF, -ECHILD.
+// Thread: any.
+int nvmeh_controller_power_states(const struct nvmeh_controller *controller,
+                                  struct nvmeh_power_state *states,
+                                  size_t count);
+
+// Asks for the power state that the controller is in, at most `timeout_ms`.
+//
+// Returns the state's number, 0 to 31; what the NVMe status means (see nvmeh_completion.result) if it
+// refuses; -ENOTCONN: not live; -ENODEV: gone for good; -ETIMEDOUT, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_power_state(struct nvmeh_controller *controller,
+                                 uint64_t timeout_ms);
+
+// Puts the controller into power state `state`, 0 to 31, waiting at most `timeout_ms`. It comes back from
+// a reset in the state that it chooses itself, and with the option apst_latency_ms leaves this one when it
+// is idle.
+//
+// Returns 0; -EINVAL (`state`); errors and thread otherwise as nvmeh_controller_power_state().
+int nvmeh_controller_set_power_state(struct nvmeh_controller *controller,
+                                     uint32_t state,
+                                     uint64_t timeout_ms);
+
+// Resets the whole subsystem, and with it all its controllers, those of other hosts included. They are
+// brought up again as after any loss; I/O waits. `reason` is what the events say. Returns at once.
+//
+// Returns 0; -EOPNOTSUPP: the controller cannot do that, which is so over fabrics; -ENOTCONN: not live;
+// -EINVAL, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_controller_subsystem_reset(struct nvmeh_controller *controller,
+                                     const char *reason);
+
+// Sets how long this head outlives its last path, in milliseconds: 0: not at all; NVMEH_FOREVER:
+// without end. A removal that is pending is counted anew from the moment of the loss; if it is over
+// by the new count, the head is removed now. `cause`: as in nvmeh_host_set_delayed_removal().
+//
+// Returns 0, -EINVAL (no such cause), -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_set_delayed_removal(struct nvmeh_head *head, int cause, uint64_t ms);
+
+// Reads what nvmeh_head_set_delayed_removal() sets.
+//
+// Returns 0, -EINVAL, -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_delayed_removal(const struct nvmeh_head *head, int cause, uint64_t *ms);
+
+// Cancels a removal that is pending: the head then waits for a path without end, pinned, until one
+// returns, nvmeh_head_remove_now(), a change of its windows, or a forced shutdown.
+//
+// Returns 1: one was pending; 0: none was; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_cancel_removal(struct nvmeh_head *head);
+
+// Removes a head whose removal is pending now.
+//
+// Returns 1: one was pending; 0: none was, nothing was done; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_remove_now(struct nvmeh_head *head);
+
+// As nvmeh_head_set_delayed_removal(), but a removal that is pending keeps its time, as on Linux.
+//
+// Returns 0, -EINVAL (no such cause), -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_head_set_next_delayed_removal(struct nvmeh_head *head, int cause, uint64_t ms);
+
+// How everything is at the moment, as a text: controllers, heads, paths, counts, latencies, pins.
+// `format`: NVMEH_SNAPSHOT_*. Cut to `size` bytes, its end included; a text that was cut is of no use:
+// call again with more room than the answer says, since the next one may be longer. Meant for a look every
+// so often, a hundred times a second at most; takes no lock that I/O waits for.
+//
+// Returns the length of the whole text; -EINVAL: no such format; -EFAULT, -EBADF, -ECHILD. Thread: any.
+int nvmeh_host_snapshot(const struct nvmeh_host *host,
+                        int format,
+                        char *buf,
+                        size_t size);
 
 // The counters of a head.
 //

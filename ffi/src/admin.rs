@@ -44,6 +44,12 @@ pub struct nvmeh_controller_info {
     pub model: [c_char; 48],
     /// Firmware revision.
     pub firmware: [c_char; 16],
+    /// Bytes of the host memory buffer that it has now; 0: none.
+    pub host_memory: u64,
+    /// 1 if it can reset the whole subsystem: nvmeh_controller_subsystem_reset().
+    pub subsystem_reset: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 // SAFETY: `repr(C)`, numbers only, its size first.
@@ -83,6 +89,9 @@ pub unsafe extern "C" fn nvmeh_controller_get_info(
                 serial: fixed(&info.serial),
                 model: fixed(&info.model),
                 firmware: fixed(&info.firmware),
+                host_memory: c.controller.host_memory(),
+                subsystem_reset: u32::from(info.subsystem_reset),
+                reserved: 0,
             };
             put(out, &value)?;
             Ok(0)

@@ -44,6 +44,8 @@ pub struct nvmeh_completion {
     pub nvme_status: u32,
     /// Always 0.
     pub reserved: u32,
+    /// Dwords 0 and 1 of the controller's answer, if it succeeded: of use for passthrough.
+    pub value: u64,
 }
 
 // SAFETY: `repr(C)`, numbers only, its size first.
@@ -91,6 +93,15 @@ struct Request {
 struct Finished {
     callback: nvmeh_callback,
     completion: nvmeh_completion,
+}
+
+/// How a request has ended.
+struct End {
+    result: c_int,
+    flags: u32,
+    nvme_status: u32,
+    value: u64,
+    buffer: Buffer,
 }
 
 /// What is only touched between callbacks.
@@ -182,7 +193,8 @@ impl State {
     }
 
     /// A request has ended.
-    fn finish(&mut self, id: u64, result: c_int, flags: u32, nvme_status: u32, buffer: Buffer) {
+    fn finish(&mut self, id: u64, end: End) {
+        let End { result, flags, nvme_status, value, buffer } = end;
         let at = (id as u32).wrapping_sub(1);
         let Some(request) = self.requests.get_mut(at as usize) else { return };
         let pieces = request.pieces.take();
@@ -199,7 +211,7 @@ impl State {
         self.failed += u64::from(result != 0);
         let size = size_of::<nvmeh_completion>();
         let completion =
-            nvmeh_completion { size, id, arg, result, flags, nvme_status, reserved: 0 };
+            nvmeh_completion { size, id, arg, result, flags, nvme_status, reserved: 0, value };
         if callback.is_some() {
             self.told.push_back(Finished { callback, completion });
         } else {
@@ -217,7 +229,8 @@ impl State {
             if let Err(error) = &c.result {
                 crate::error::set_last(&error.to_string());
             }
-            self.finish(c.user_data, -errno, flags, u32::from(status), c.buffer);
+            let (result, nvme_status, value) = (-errno, u32::from(status), c.value);
+            self.finish(c.user_data, End { result, flags, nvme_status, value, buffer: c.buffer });
         }
         self.done = done;
         Ok(())
@@ -233,7 +246,8 @@ impl State {
             if !request.free {
                 let flags = if request.modifies { NVMEH_OUTCOME_UNKNOWN } else { 0 };
                 let id = u64::from(request.generation) << 32 | (at as u64 + 1);
-                self.finish(id, -libc::ECANCELED, flags, 0, Buffer::empty());
+                let (result, buffer) = (-libc::ECANCELED, Buffer::empty());
+                self.finish(id, End { result, flags, nvme_status: 0, value: 0, buffer });
             }
         }
     }

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use nvme_mpath::core::ana::AnaState;
 use nvme_mpath::{Head, HeadState};
 
-use crate::error::Error;
-use crate::host::{cause_number, window_of, with_window};
+use crate::host::cause_number;
 use crate::object::{Header, Object, Sizable, end, enter, fixed, millis, put, put_text};
-use crate::options::{NVMEH_FOREVER, window};
+use crate::options::NVMEH_FOREVER;
 use crate::pins::put_list;
 
 /// A handle of a head. One that outlives its head answers with errors. Thread: any, several at once.
@@ -82,10 +81,11 @@ pub struct nvmeh_geometry {
     pub bytes: u64,
     /// Bytes that one read, write or compare can move at most.
     pub max_transfer: u64,
-    /// Bytes of metadata in each block; such namespaces cannot be read or written.
+    /// Bytes of metadata with each block, 0 for none.
     pub metadata_size: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// 1 if the metadata follows each block's data in the same memory: a block takes block_size +
+    /// metadata_size bytes there. 0: nvmeh_request.metadata. Offsets do not count it in any case.
+    pub extended_metadata: u32,
 }
 
 // SAFETY: `repr(C)`, numbers only, its size first.
@@ -231,7 +231,7 @@ pub unsafe extern "C" fn nvmeh_head_geometry(
                 bytes: g.blocks.saturating_mul(u64::from(g.block_size)),
                 max_transfer: g.max_transfer as u64,
                 metadata_size: u32::from(g.metadata_size),
-                reserved: 0,
+                extended_metadata: u32::from(g.extended_metadata),
             };
             put(out, &value)?;
             Ok(0)
@@ -312,80 +312,6 @@ pub unsafe extern "C" fn nvmeh_head_paths(
             Ok(list.len() as c_int)
         })
     }
-}
-
-/// Sets how long this head outlives its last path, in milliseconds: 0: not at all; NVMEH_FOREVER:
-/// without end. A removal that is pending is counted anew from the moment of the loss; if it is over
-/// by the new count, the head is removed now. `cause`: as in nvmeh_host_set_delayed_removal().
-///
-/// Returns 0, -EINVAL (no such cause), -EFAULT, -EBADF, -ECHILD. Thread: any.
-///
-/// # Safety
-/// `head` is NULL or a handle.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmeh_head_set_delayed_removal(
-    head: *mut nvmeh_head,
-    cause: c_int,
-    ms: u64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        enter(head, |h| {
-            let windows = with_window(h.head.delayed_removal(), cause, window(ms))?;
-            h.head.set_delayed_removal(windows);
-            Ok(0)
-        })
-    }
-}
-
-/// Reads what nvmeh_head_set_delayed_removal() sets.
-///
-/// Returns 0, -EINVAL, -EFAULT, -EBADF, -ECHILD. Thread: any.
-///
-/// # Safety
-/// `head` is NULL or a handle, `ms` NULL or valid for a write.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmeh_head_delayed_removal(
-    head: *const nvmeh_head,
-    cause: c_int,
-    ms: *mut u64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        enter(head, |h| {
-            let value = window_of(&h.head.delayed_removal(), cause)?;
-            if ms.is_null() {
-                return Err(Error::null("ms"));
-            }
-            ms.write(value);
-            Ok(0)
-        })
-    }
-}
-
-/// Cancels a removal that is pending: the head then waits for a path without end, pinned, until one
-/// returns, nvmeh_head_remove_now(), a change of its windows, or a forced shutdown.
-///
-/// Returns 1: one was pending; 0: none was; -EFAULT, -EBADF, -ECHILD. Thread: any.
-///
-/// # Safety
-/// `head` is NULL or a handle.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmeh_head_cancel_removal(head: *mut nvmeh_head) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe { enter(head, |h| Ok(c_int::from(h.head.cancel_removal()))) }
-}
-
-/// Removes a head whose removal is pending now.
-///
-/// Returns 1: one was pending; 0: none was, nothing was done; -EFAULT, -EBADF, -ECHILD. Thread: any.
-///
-/// # Safety
-/// `head` is NULL or a handle.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmeh_head_remove_now(head: *mut nvmeh_head) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe { enter(head, |h| Ok(c_int::from(h.head.remove_now()))) }
 }
 
 /// While set (not 0), requests fail at once when no path can be used, those that wait too, whatever

@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
 use nvme_mpath::core::nqn::{Nqn, Uuid};
-use nvme_mpath::{DelayedRemoval, Host, HostOptions, LossCause, Window};
+use nvme_mpath::{DelayedRemoval, Host, HostOptions, LossCause, MonotonicClock, Window};
 use nvme_pci::{PciTransport, Uio, Vfio, VfioUser};
 use nvme_tcp::TcpTransport;
 
@@ -36,6 +36,7 @@ pub const NVMEH_CAUSE_DEFAULT: c_int = 0;
 pub struct nvmeh_host {
     header: Header,
     pub(crate) host: Host,
+    pub(crate) clock: Arc<MonotonicClock>,
 }
 
 impl Object for nvmeh_host {
@@ -113,9 +114,11 @@ fn make(settings: HostSettings) -> Result<nvmeh_host> {
     options.control_thread = settings.control_thread;
     options.delayed_removal = settings.windows;
     options.keep_alive = Some(Arc::new(crate::selfref::keep));
+    let clock = Arc::new(MonotonicClock::new());
+    options.clock = Arc::<MonotonicClock>::clone(&clock);
     watch_forks();
     let host = Host::new(options)?;
-    Ok(nvmeh_host { header: Header::new::<nvmeh_host>(), host })
+    Ok(nvmeh_host { header: Header::new::<nvmeh_host>(), host, clock })
 }
 
 /// Makes a host. `options`: of NVMEH_OPTIONS_HOST, or NULL for all defaults. Unless told otherwise
@@ -146,20 +149,6 @@ pub unsafe extern "C" fn nvmeh_host_new(
         unsafe { give_to(out, host) };
         Ok(0)
     })
-}
-
-/// Runs the control plane of a host that was made with control_thread off: for at most `timeout_ms`,
-/// or until something was done. To be called again and again, from one thread at a time; it calls
-/// nothing back.
-///
-/// Returns 1: call again; 0: the host has ended; -EFAULT, -EBADF, -ECHILD. Thread: any.
-///
-/// # Safety
-/// `host` is NULL or a handle.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmeh_host_drive(host: *mut nvmeh_host, timeout_ms: u64) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe { enter(host, |h| Ok(c_int::from(h.host.drive(duration(timeout_ms))))) }
 }
 
 /// Begins to connect to the controller at `url`, such as

@@ -373,6 +373,8 @@ const SPECS: &[Spec] = &[
         |o, v| o.connect_timeout = limit(v)?,
         show(Some(o.connect_timeout))
     ),
+    controller!("apst_latency_ms", |o, v| o.apst_latency = limit(v)?, show(Some(o.apst_latency))),
+    controller!("host_memory_bytes", |o, v| o.host_memory = number(v)?, o.host_memory.to_string()),
     channel!("depth", |o, v| o.depth = within(v, 1, 65_536)? as usize, o.depth.to_string()),
     channel!("io_timeout_ms", |o, v| o.io_timeout = limit(v)?, show(Some(o.io_timeout))),
     channel!(
@@ -483,7 +485,9 @@ pub unsafe extern "C" fn nvmeh_options_new(kind: c_int, out: *mut *mut nvmeh_opt
 /// marginal (on or off), numa_node (a number, or auto), fence (default: what the host says; auto,
 /// strict, off), fence_time_ms (a time, or auto), on_timeout_reads, on_timeout_writes,
 /// on_timeout_admin (abort: abort the command, and reset the controller if that does not end it;
-/// reset: at once), abort_wait_ms.
+/// reset: at once), abort_wait_ms, apst_latency_ms (the controller may go to sleep by itself, into states
+/// that it leaves within so much time; 0: never), host_memory_bytes (most memory that the controller may
+/// have of the host's; 0: none).
 /// Channel: depth, io_timeout_ms, max_retries, max_parked_requests, max_parked_bytes,
 /// max_parked_age_ms, hedge_buffers, latency_histograms (on or off), numa_node.
 ///

@@ -1,6 +1,7 @@
 //! Requests by structure: everything that a request can be told.
 
 use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
 
 use libc::iovec;
 use nvme_mpath::IoOp;
@@ -53,6 +54,11 @@ pub struct nvmeh_request {
     pub callback: nvmeh_callback,
     /// What it is given.
     pub arg: *mut c_void,
+    /// Metadata beside the data, where nvmeh_geometry.extended_metadata is 0 and metadata_size is not:
+    /// as many bytes as all blocks of the request have together. The library's until the end. Only on PCIe.
+    pub metadata: *mut c_void,
+    /// Its bytes; 0: none.
+    pub metadata_len: u64,
 }
 
 // SAFETY: `repr(C)`, its size first; all zeroes are valid, and C answers for what it sets.
@@ -83,7 +89,19 @@ unsafe fn parts(request: *const nvmeh_request) -> Result<(What, Memory, nvmeh_re
     };
     let moves = matches!(op, IoOp::Read | IoOp::Write | IoOp::Compare);
     let memory = moves.then_some((r.iov, r.iovcnt));
-    let what = What { op, offset: r.offset, len: r.len, flags: r.flags, timeout };
+    let metadata = match usize::try_from(r.metadata_len) {
+        Ok(0) => None,
+        Ok(len) if len <= isize::MAX as usize => {
+            let at = NonNull::new(r.metadata.cast::<u8>());
+            Some((at.ok_or_else(|| Error::null("metadata"))?, len))
+        }
+        _ => {
+            let text = format!("{} bytes of metadata", r.metadata_len);
+            return Err(Error::new(libc::EMSGSIZE, text));
+        }
+    };
+    let (offset, len, flags) = (r.offset, r.len, r.flags);
+    let what = What { op, offset, len, flags, timeout, metadata };
     Ok((what, memory, r))
 }
 

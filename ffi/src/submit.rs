@@ -2,6 +2,7 @@
 //! its end is told to whoever asked.
 
 use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use libc::iovec;
@@ -24,11 +25,13 @@ pub(crate) struct What {
     pub(crate) flags: u32,
     /// Its own limit.
     pub(crate) timeout: Option<Duration>,
+    /// Metadata beside the data, if there is some.
+    pub(crate) metadata: Option<(NonNull<u8>, usize)>,
 }
 
 impl What {
     pub(crate) const fn new(op: IoOp, offset: u64, len: u64, flags: u32) -> Self {
-        Self { op, offset, len, flags, timeout: None }
+        Self { op, offset, len, flags, timeout: None, metadata: None }
     }
 
     /// Takes the memory in; see [`gather`].
@@ -40,7 +43,12 @@ impl What {
         let Some((iov, n)) = memory else { return Ok((Buffer::empty(), None)) };
         let read = self.op == IoOp::Read;
         // SAFETY: the caller's promise.
-        unsafe { gather(iov, n, read, read && self.flags & NVMEH_HEDGE != 0, spare) }
+        unsafe {
+            let apart = read && self.flags & NVMEH_HEDGE != 0;
+            let (buffer, pieces) = gather(iov, n, read, apart, spare)?;
+            let Some((at, len)) = self.metadata else { return Ok((buffer, pieces)) };
+            Ok((buffer.with_metadata(Buffer::from_raw_parts(at, len)), pieces))
+        }
     }
 }
 
@@ -69,10 +77,6 @@ fn blocks(bytes: u64, block_size: u32, what: &str) -> Result<u64> {
 /// Makes the request. `number` becomes its number.
 fn request(what: &What, geometry: &Geometry, buffer: Buffer, number: u64) -> Result<IoRequest> {
     let block_size = geometry.block_size;
-    if geometry.metadata_size != 0 && matches!(what.op, IoOp::Read | IoOp::Write | IoOp::Compare) {
-        let text = format!("blocks with {} bytes of metadata", geometry.metadata_size);
-        return Err(Error::new(libc::EOPNOTSUPP, text));
-    }
     if what.flags & !(NVMEH_FUA | NVMEH_HEDGE) != 0 {
         let text = format!("flags {:#x}: there are NVMEH_FUA, NVMEH_HEDGE", what.flags);
         return Err(Error::invalid(text));

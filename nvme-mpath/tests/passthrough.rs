@@ -10,7 +10,9 @@ use fake::{Bench, Io};
 use nvme_core::buffer::Buffer;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
-use nvme_mpath::{Head, IoCompletion, IoError, IoOp, PassthroughCommand, SubmitReason};
+use nvme_mpath::{
+    BlockingError, Head, IoCompletion, IoError, IoOp, PassthroughCommand, SubmitReason,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// A vendor's command that sends data, and one that receives some.
@@ -201,4 +203,21 @@ fn what_cannot_be_is_refused_with_the_buffer() {
     let long = vec![0; most + 4].into();
     let refused = bench.channel.submit_passthrough(&head, PassthroughCommand::new(SENDS), long, 1);
     assert!(matches!(refused.unwrap_err().reason, SubmitReason::TooLarge { .. }));
+}
+
+#[test]
+fn a_blocking_command_gives_the_answer_and_keeps_what_ends_meanwhile_for_the_next_poll() {
+    let mut bench = Bench::new();
+    bench.connect("a");
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| a.content = 0x5a);
+    bench.write(&head, 1, 1);
+    let receive = PassthroughCommand::new(RECEIVES);
+    let (buffer, _) =
+        bench.channel.execute_passthrough(&head, receive, vec![0; 64].into()).unwrap();
+    assert_eq!(buffer.as_slice(), [0x5a; 64]);
+    bench.settle();
+    assert_eq!(bench.one().user_data, 1);
+    let refused = bench.channel.execute_passthrough(&head, receive, Buffer::empty());
+    assert!(matches!(refused, Err(BlockingError::Submit(_))), "{refused:?}");
 }

@@ -2,6 +2,7 @@
 
 mod abi;
 mod bench;
+mod beyond;
 mod fio;
 mod matrix;
 mod misuse;

@@ -6,7 +6,7 @@ use nvme_core::buffer::Buffer;
 use nvme_core::time::Duration;
 
 use super::slab::Flags;
-use super::{Channel, IoRequest};
+use super::{Channel, IoCompletion, IoRequest, PassthroughCommand};
 use crate::error::{IoError, SubmitError};
 use crate::head::Head;
 
@@ -76,6 +76,34 @@ impl Channel {
     ) -> Result<Buffer, BlockingError> {
         request.flags.set(Flags::BLOCKING);
         self.submit(head, request)?;
+        let found = self.wait_for_blocking();
+        match found.result {
+            Ok(()) => Ok(found.buffer),
+            Err(error) => Err(failed(error, found.buffer, found.uncertain)),
+        }
+    }
+
+    /// Hands in an I/O command as it is, as [`submit_passthrough`](Self::submit_passthrough) does, and
+    /// waits for it. Gives the buffer back, and what Dwords 0 and 1 of the answer carry.
+    ///
+    /// # Errors
+    /// See [`BlockingError`].
+    pub fn execute_passthrough(
+        &mut self,
+        head: &Arc<Head>,
+        command: PassthroughCommand,
+        buffer: Buffer,
+    ) -> Result<(Buffer, u64), BlockingError> {
+        self.admit_passthrough(head, command, buffer, 0, true)?;
+        let found = self.wait_for_blocking();
+        match found.result {
+            Ok(()) => Ok((found.buffer, found.value)),
+            Err(error) => Err(failed(error, found.buffer, found.uncertain)),
+        }
+    }
+
+    /// Waits for the request that somebody waits for.
+    fn wait_for_blocking(&mut self) -> IoCompletion {
         let mut done = Vec::new();
         let mut others = std::mem::take(&mut self.backlog);
         let found = loop {
@@ -95,12 +123,10 @@ impl Channel {
             }
         };
         self.backlog = others;
-        match found.result {
-            Ok(()) => Ok(found.buffer),
-            Err(error) => {
-                let (buffer, uncertain) = (found.buffer, found.uncertain);
-                Err(BlockingError::Io { error, buffer, uncertain })
-            }
-        }
+        found
     }
+}
+
+fn failed(error: Box<IoError>, buffer: Buffer, uncertain: bool) -> BlockingError {
+    BlockingError::Io { error, buffer, uncertain }
 }

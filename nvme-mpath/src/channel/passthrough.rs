@@ -17,7 +17,7 @@ use nvme_core::transport::Data;
 
 use super::Channel;
 use super::request::IoRequest;
-use super::slab::Entry;
+use super::slab::{Entry, Flags};
 use crate::error::{IoOp, SubmitError, SubmitReason};
 use crate::head::Head;
 use crate::view::HeadView;
@@ -154,6 +154,18 @@ impl Channel {
         buffer: Buffer,
         user_data: u64,
     ) -> Result<(), SubmitError> {
+        self.admit_passthrough(head, command, buffer, user_data, false)
+    }
+
+    /// The same; `blocking`: somebody waits for nothing but this one.
+    pub(super) fn admit_passthrough(
+        &mut self,
+        head: &Arc<Head>,
+        command: PassthroughCommand,
+        buffer: Buffer,
+        user_data: u64,
+        blocking: bool,
+    ) -> Result<(), SubmitError> {
         let Some((place, known)) = self.heads.look_up(head, &self.shared) else {
             return Err(SubmitError { reason: SubmitReason::ForeignHead, buffer });
         };
@@ -161,7 +173,10 @@ impl Channel {
         if let Err(reason) = command.check(buffer.len(), &known.view) {
             return Err(SubmitError { reason, buffer });
         }
-        let request = IoRequest::new(IoOp::Passthrough, 0, 0, Data::None, user_data);
+        let mut request = IoRequest::new(IoOp::Passthrough, 0, 0, Data::None, user_data);
+        if blocking {
+            request.flags.set(Flags::BLOCKING);
+        }
         let Some((at, entry)) = self.slab.insert(&request, place, 0, known.layout) else {
             let reason = SubmitReason::Full { depth: self.slab.depth() };
             return Err(SubmitError { reason, buffer });
