@@ -3,7 +3,9 @@
 //!
 //! A request is 72 bytes, and the data behind it where it writes; an answer is 24 bytes, and the data
 //! behind it where it reads, as in NVMe/TCP with the data in the capsule and success in the last data
-//! PDU. Both sides poll sockets that do not block and look at nothing but how many bytes came.
+//! PDU. Both sides poll sockets that do not block and look at nothing but how many bytes came. A side
+//! that has found nothing for a while lets others have its processor, for on a busy machine the other
+//! side may be waiting for that one.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -94,12 +96,14 @@ impl Floor {
         let (mut sent, mut ended, mut received) = (0, 0, 0);
         let mut calls = Calls::default();
         let answer = self.shape.answer() as u64;
+        let mut rest = Rest::default();
         while ended < count {
             let free = (self.shape.depth as u64 - (sent - ended)).min(count - sent);
             self.out.add(free);
             sent += free;
             self.out.send(&mut self.socket, &mut calls)?;
             let n = receive(&mut self.socket, &mut self.window, &mut calls)?;
+            rest.found(n);
             if n > 0 {
                 received += n as u64;
                 let before = ended;
@@ -134,15 +138,36 @@ fn serve(mut socket: TcpStream, shape: Shape) -> io::Result<()> {
     let mut out = Outgoing::new(shape.answer());
     let mut received = 0;
     let mut calls = Calls::default();
+    let mut rest = Rest::default();
     loop {
         match receive(&mut socket, &mut window, &mut calls) {
-            Ok(n) => received += n,
+            Ok(n) => {
+                rest.found(n);
+                received += n;
+            }
             Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) => return Err(e),
         }
         out.add((received / shape.request()) as u64);
         received %= shape.request();
         out.send(&mut socket, &mut calls)?;
+    }
+}
+
+/// Looks in a row that may find nothing.
+const VAIN: u32 = 100;
+
+/// How often nothing has been found in a row.
+#[derive(Debug, Default)]
+struct Rest(u32);
+
+impl Rest {
+    fn found(&mut self, bytes: usize) {
+        self.0 = if bytes > 0 { 0 } else { self.0 + 1 };
+        if self.0 > VAIN {
+            self.0 = 0;
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -229,3 +229,56 @@ fn a_pdu_that_is_on_its_way_is_finished_before_the_termination_request() {
         assert_eq!(done.len(), 3);
     }
 }
+
+/// A connection that is ready, with so many reads and no byte sent of them.
+fn with_reads(reads: u32) -> (Connection, Vec<Completion>) {
+    let mut conn = Connection::new(Config::default(), Instant::NEVER);
+    let mut done = Vec::new();
+    let n = gathered(&mut conn).len();
+    conn.advance(n);
+    feed(&mut conn, &support::wire::Format::plain().ic_resp(0, 4096), &mut done).unwrap();
+    for tag in 0..reads {
+        conn.submit(Sqe::new(READ, 1), Data::Read(Buffer::zeroed(4096)), tag).unwrap();
+    }
+    (conn, done)
+}
+
+#[test]
+fn of_commands_that_are_sent_together_only_the_one_on_its_way_is_finished() {
+    for sent in [1, 71, 72, 73, 143, 144, 215, 216] {
+        let (mut conn, mut done) = with_reads(3);
+        let first = gathered(&mut conn);
+        assert_eq!(first.len(), 3 * 72);
+        conn.advance(sent);
+        conn.terminate(&nvme_tcp::conn::ProtocolError::UnknownPdu(PduType(9)));
+        let rest = gathered(&mut conn);
+        let end = sent.next_multiple_of(72) - sent;
+        assert_eq!(rest[..end], first[sent..sent + end]);
+        let (header, _) = CommonHeader::read_from_prefix(&rest[end..]).unwrap();
+        assert_eq!(header.pdu_type, PduType::H2C_TERM_REQ, "after {sent}");
+        assert_eq!(rest.len() - end, header.plen.get() as usize);
+        conn.abort(&mut done);
+        assert_eq!(done.len(), 3);
+    }
+}
+
+#[test]
+fn a_command_does_not_pass_data_that_waits_to_be_sent() {
+    let format = support::wire::Format::plain();
+    let (mut conn, mut done) = with_reads(0);
+    conn.submit(Sqe::new(WRITE, 1), Data::Write(pattern(8192).into()), 0).unwrap();
+    let n = gathered(&mut conn).len();
+    conn.advance(n);
+    let cid = conn.command_id(0).unwrap();
+    feed(&mut conn, &format.r2t(cid, 7, 0, 8192), &mut done).unwrap();
+    conn.submit(Sqe::new(READ, 1), Data::Read(Buffer::zeroed(512)), 1).unwrap();
+    let wire = gathered(&mut conn);
+    let mut order = Vec::new();
+    let mut rest = wire.as_slice();
+    while let Ok((header, _)) = CommonHeader::read_from_prefix(rest) {
+        order.push(header.pdu_type);
+        rest = &rest[header.plen.get() as usize..];
+    }
+    // The rest of a large transfer does not hold up the command, either.
+    assert_eq!(order, [PduType::H2C_DATA, PduType::CAPSULE_CMD, PduType::H2C_DATA]);
+}
