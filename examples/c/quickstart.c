@@ -1,13 +1,17 @@
 /* One namespace, two paths, and a head that outlives both of them: from C, on a plain epoll loop.
  *
- *     nvmeh target --listen 127.0.0.1:4420 127.0.0.1:4421 --ns 64M &
+ *     mkfifo faults
+ *     nvmeh target --listen 127.0.0.1:4420 127.0.0.1:4421 --ns 64M --faults < faults &
  *     cc $(pkg-config --cflags nvmehost) quickstart.c $(pkg-config --libs nvmehost) -o quickstart
- *     ./quickstart tcp://127.0.0.1:4420/NQN tcp://127.0.0.1:4421/NQN [WINDOW_MS]
+ *     ./quickstart tcp://127.0.0.1:4420/NQN tcp://127.0.0.1:4421/NQN 3000 faults
  *
  * It writes and reads back the first 2 MiB of namespace 1 (DESTROYS DATA) with 32 requests under way,
- * and takes the paths away by disconnecting them: A, then B, so that the removal is scheduled and
- * requests wait; B comes back in time, and A; then both go for longer than the head waits. It exits
- * with 0 only if nothing was lost or damaged, and every pin was given back.
+ * and has the paths cut: A, then B, so that the removal is scheduled and requests wait; B comes back in
+ * time, and A; then both go for longer than the head waits (3,000 ms). It exits with 0 only if nothing was
+ * lost or damaged, and every pin was given back.
+ *
+ * The target cuts them, as the lines that are written to the last argument say: "down 1", "up 1". Without
+ * it, which is for targets that take no orders, paths are disconnected and connected anew instead.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <nvmehost.h>
@@ -41,6 +45,7 @@ struct stage {
     struct nvmeh_head *head;
     struct nvmeh_channel *channel;
     struct nvmeh_events *events;
+    FILE *faults; /* NULL: paths are disconnected */
     int epoll;
     int stopping;
     struct slot slot[SLOTS];
@@ -203,6 +208,27 @@ static void attach(int at) {
     must(nvmeh_host_connect(stage.host, stage.url[at], stage.options, &stage.path[at]), "connecting");
 }
 
+static void order(const char *what, int at) {
+    if (fprintf(stage.faults, "%s %d\n", what, at + 1) < 0 || fflush(stage.faults) != 0)
+        must(-errno, "telling the target");
+}
+
+/* Takes a path away. */
+static void cut(int at) {
+    if (stage.faults)
+        order("down", at);
+    else
+        must(nvmeh_controller_disconnect(stage.path[at]), "disconnecting");
+}
+
+/* And brings it back: the library tries again by itself, unless it was told to disconnect. */
+static void restore(int at) {
+    if (stage.faults)
+        order("up", at);
+    else
+        attach(at);
+}
+
 static void watch(int fd) {
     struct epoll_event e;
     memset(&e, 0, sizeof e);
@@ -221,6 +247,9 @@ static void set_up(uint64_t window) {
     nvmeh_options_free(o);
     must(nvmeh_options_new(NVMEH_OPTIONS_CONTROLLER, &stage.options), "options");
     must(nvmeh_options_set(stage.options, "connect_timeout_ms", "5000"), "options");
+    /* A path that is lost leaves its head at once, and is tried again all the same. */
+    must(nvmeh_options_set(stage.options, "ctrl_loss_tmo_ms", "0"), "options");
+    must(nvmeh_options_set(stage.options, "reattach_delay_ms", "100"), "options");
     must(nvmeh_events_new(stage.host, 1024, &stage.events), "subscribing");
     for (at = 0; at < 2; at++) {
         attach(at);
@@ -251,6 +280,8 @@ static void tear_down(void) {
     nvmeh_options_free(stage.options);
     nvmeh_host_destroy(stage.host);
     close(stage.epoll);
+    if (stage.faults)
+        fclose(stage.faults);
     for (at = 0; at < SLOTS; at++)
         free(stage.slot[at].data);
 }
@@ -259,7 +290,11 @@ int main(int argc, char **argv) {
     uint64_t window = argc > 3 ? strtoull(argv[3], NULL, 10) : 3000;
     int good;
     if (argc < 3 || window == 0) {
-        fprintf(stderr, "usage: %s URL URL [WINDOW_MS]\n", argv[0]);
+        fprintf(stderr, "usage: %s URL URL [WINDOW_MS [FAULTS]]\n", argv[0]);
+        return 2;
+    }
+    if (argc > 4 && !(stage.faults = fopen(argv[4], "w"))) {
+        perror(argv[4]);
         return 2;
     }
     stage.begun = now_ms();
@@ -271,29 +306,29 @@ int main(int argc, char **argv) {
     play(300);
 
     say(">>", "path A goes");
-    must(nvmeh_controller_disconnect(stage.path[0]), "disconnecting");
+    cut(0);
     until("one path", paths_are, 1);
     until("work", more_done, (int)stage.done + SLOTS);
 
     say(">>", "path B goes, too");
-    must(nvmeh_controller_disconnect(stage.path[1]), "disconnecting");
+    cut(1);
     until("the schedule of the removal", state_is, NVMEH_HEAD_REMOVAL_PENDING);
     until("requests that wait", waiting, 1);
     say("work", "%d requests wait, %d pin", nvmeh_channel_parked(stage.channel), nvmeh_pin_count(stage.host));
     until("the pin", pins_are, 1);
 
     say(">>", "path B comes back in time, and path A");
-    attach(1);
+    restore(1);
     until("one path", paths_are, 1);
     until("the return of the pin", pins_are, 0);
-    attach(0);
+    restore(0);
     until("two paths", paths_are, 2);
     until("work", more_done, (int)stage.done + SLOTS);
     say("work", "goes on; %lu requests done", stage.done);
 
     say(">>", "both paths go for longer than the head waits");
-    must(nvmeh_controller_disconnect(stage.path[0]), "disconnecting");
-    must(nvmeh_controller_disconnect(stage.path[1]), "disconnecting");
+    cut(0);
+    cut(1);
     until("the schedule of the removal", state_is, NVMEH_HEAD_REMOVAL_PENDING);
     until("the removal", state_is, NVMEH_HEAD_GONE);
     until("the return of the pin", pins_are, 0);

@@ -38,15 +38,27 @@ pub fn installed() -> &'static Installed {
     })
 }
 
+impl Installed {
+    /// Installs the library for `prefix`, below `root`.
+    pub fn stage(root: &Path, prefix: &str) {
+        make(prefix, "", root);
+    }
+}
+
 fn install(prefix: &Path, features: &str) -> PathBuf {
+    make(&prefix.display().to_string(), features, Path::new(""));
+    prefix.to_owned()
+}
+
+fn make(prefix: &str, features: &str, root: &Path) {
     let mut make = Command::new("make");
     make.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(["install", "PROFILE=dev"]);
-    make.arg(format!("PREFIX={}", prefix.display())).arg(format!("FEATURES={features}"));
+    make.arg(format!("PREFIX={prefix}")).arg(format!("FEATURES={features}"));
+    make.arg(format!("DESTDIR={}", root.display()));
     // Two levels above the room for temporary files is where cargo builds.
     let target = tmp().parent().expect("a directory above");
     make.env("CARGO_TARGET_DIR", target).env("CARGO", env!("CARGO"));
     run(&mut make);
-    prefix.to_owned()
 }
 
 /// Runs a program to its end, which must be good.
