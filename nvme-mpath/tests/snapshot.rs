@@ -4,7 +4,7 @@
 mod fake;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use fake::{Bench, Io, SUBSYSTEM, quiet};
 use nvme_core::controller::State;
@@ -316,13 +316,14 @@ fn a_snapshot_is_text_for_prometheus() {
 /// Uses the host from within, which must not stand still over it.
 #[derive(Default)]
 struct Curious {
-    host: OnceLock<Arc<Host>>,
+    /// Weak: the host owns its observer, and would keep itself alive.
+    host: OnceLock<Weak<Host>>,
     seen: Mutex<Vec<(String, usize)>>,
 }
 
 impl Observer for Curious {
     fn event(&self, event: &TimedEvent) {
-        let Some(host) = self.host.get() else { return };
+        let Some(host) = self.host.get().and_then(Weak::upgrade) else { return };
         let _ = host.deadline();
         host.drive(Duration::ZERO);
         let heads = host.snapshot().heads.len();
@@ -344,7 +345,7 @@ fn an_observer_is_told_in_order_and_may_use_the_host() {
     let mut options = fake::host_options(&world, &clock);
     options.observer = Some(observer.clone());
     let host = Arc::new(Host::new(options).unwrap());
-    assert!(observer.host.set(Arc::clone(&host)).is_ok());
+    assert!(observer.host.set(Arc::downgrade(&host)).is_ok());
     host.connect(&format!("fake://a/{SUBSYSTEM}"), quiet()).unwrap();
     for _ in 0..30 {
         host.drive(Duration::ZERO);
