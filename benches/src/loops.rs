@@ -1,5 +1,7 @@
 //! Loops of I/O in the process, to count the instructions of what they go through.
 
+use std::time::Duration;
+
 use nvme_core::buffer::Buffer;
 use nvme_core::spec::{BlockCount, Sqe};
 use nvme_core::time::Instant;
@@ -8,6 +10,9 @@ use nvme_mpath::{HostOptions, IoOp, PathPolicy};
 
 use crate::instant::{InstantQueue, InstantTransport};
 use crate::{IDENTITY, Rig, SUBNQN, target};
+
+/// Time for queues and views to come to the channel, asleep, so that it costs no instructions.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Reads through a head of `paths` paths, on queues that answer at once.
 ///
@@ -20,6 +25,7 @@ pub fn head(bytes: usize, depth: usize, count: u64, paths: usize, policy: PathPo
     let options = HostOptions::new(IDENTITY).transport(InstantTransport::default());
     let mut rig = Rig::with(options, &urls, SUBNQN);
     rig.head.set_policy(Some(policy));
+    rig.idle(SETTLE);
     rig.run(IoOp::Read, bytes, depth, count);
 }
 
@@ -60,5 +66,7 @@ pub fn bare(bytes: usize, depth: usize, count: u64) {
 /// When one fails.
 pub fn ring(op: IoOp, bytes: usize, depth: usize, count: u64) {
     let target = target(0);
-    Rig::ring(&target).run(op, bytes, depth, count);
+    let mut rig = Rig::ring(&target);
+    rig.idle(SETTLE);
+    rig.run(op, bytes, depth, count);
 }

@@ -277,6 +277,8 @@ impl Queue for PciQueue {
         if let Some(interrupt) = &self.interrupt {
             self.device.backend().acknowledge(interrupt.vector);
         }
+        // Before the look for answers: a device that is quick may have some by then.
+        self.ring();
         if let Err(reason) = self.reap(sink) {
             let address = self.device.address();
             self.device.fail(TransportError::Protocol { address, reason: reason.into() });

@@ -218,9 +218,11 @@ impl Channel {
             return Err(request.refused(SubmitReason::Full { depth: self.slab.depth() }));
         };
         let timeout = request.timeout;
-        if known.is_timed() || !known.waiting.is_empty() || !self.held.is_empty() {
+        if !known.waiting.is_empty() || !self.held.is_empty() {
             entry.data = request.data;
             self.stand_in_line(at);
+        } else if known.is_timed() {
+            self.send_timed(at, request.data);
         } else {
             let (data, timed) = (&mut request.data, None);
             let sending = Sending { entry, at, data, shunned: &[], timed };
@@ -292,9 +294,17 @@ impl Channel {
             self.hedge_due(now);
         }
         if now >= self.check_at {
-            self.check_times(now, done);
+            // Where every request ends within one poll, this is come to each time: nothing that has a
+            // limit is left, and nothing need be looked through.
+            if self.slab.used() + self.slab.owed() == 0 && self.hedges.is_idle() {
+                self.check_at = Instant::NEVER;
+            } else {
+                self.check_times(now, done);
+            }
         }
-        self.finish_hopeless(done);
+        if !self.parked.hopeless.is_empty() {
+            self.finish_hopeless(done);
+        }
         self.flush();
         if self.draining {
             self.release_drained();

@@ -144,6 +144,7 @@ impl Channel {
     }
 
     /// Completes the requests for which there is no hope.
+    #[cold]
     pub(super) fn finish_hopeless(&mut self, done: &mut Vec<IoCompletion>) {
         while let Some((at, why)) = self.parked.hopeless.pop() {
             let head = &self.heads[self.slab[at].head].head;

@@ -173,7 +173,10 @@ impl Channel {
     fn try_send(&mut self, at: u32, mut unfit: Unfit) -> Sent {
         loop {
             let shunned = self.slab.past(at).shunned;
-            let around: Vec<_> = unfit.associations.iter().copied().chain(shunned).collect();
+            let around = match (shunned, &*unfit.associations) {
+                (None, []) => Vec::new(),
+                (_, unfit) => unfit.iter().copied().chain(shunned).collect(),
+            };
             let entry = &mut self.slab[at];
             let known = &mut self.heads[entry.head];
             known.refresh(&self.queues);
@@ -201,6 +204,19 @@ impl Channel {
                     sent => return sent,
                 },
             }
+        }
+    }
+
+    /// Sends a new request of which times are taken.
+    #[inline(never)]
+    pub(super) fn send_timed(&mut self, at: u32, mut data: Data) {
+        let entry = &mut self.slab[at];
+        let known = &mut self.heads[entry.head];
+        let timed = known.time(&mut self.batch, &self.shared.clock, entry.op, &data);
+        let sending = Sending { entry, at, data: &mut data, shunned: &[], timed };
+        match sending.put(known, &mut self.queues, &self.passthrough) {
+            Ok(load) => self.sent(at, timed, load),
+            Err(unsent) => self.send_later(at, data, &unsent),
         }
     }
 
