@@ -4,10 +4,15 @@
 #![deny(unsafe_code)]
 
 pub mod bare;
+pub mod connecting;
+pub mod elsewhere;
 pub mod floor;
+pub mod footprint;
+pub mod heap;
 pub mod instant;
 pub mod loops;
 pub mod ring;
+pub mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -182,7 +182,9 @@ impl<S: Stream> TcpQueue<S> {
         }
         self.blocked = false;
         self.send();
-        self.receive(sink)?;
+        let received = self.receive(sink);
+        self.conn.put_aside();
+        received?;
         self.send();
         self.conn.reap(sink);
         Ok(())

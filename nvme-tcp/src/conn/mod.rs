@@ -10,7 +10,8 @@
 //! - After an error [`Connection::terminate`] prepares the termination request, and
 //!   [`Connection::abort`] completes what was in flight.
 //!
-//! Memory is allocated when the connection is made and not after.
+//! Memory is allocated when the connection is made and not after, apart from the buffer that a
+//! thread receives into, which all its connections share ([`Connection::put_aside`]).
 
 mod check;
 mod digest;
@@ -289,6 +290,14 @@ impl Connection {
         while (self.rx.expect == Expect::Header && self.quick(sink)) || self.step(sink)? {}
         self.rx.compact();
         Ok(())
+    }
+
+    /// Nothing more is received for now: the thread's next connection that receives gets the staging
+    /// buffer of this one, 64 KiB, until then. To be called after each round of
+    /// [`read_targets`](Self::read_targets) and [`received`](Self::received); without it each
+    /// connection keeps a buffer of its own.
+    pub fn put_aside(&mut self) {
+        self.rx.put_aside();
     }
 
     /// Ends the connection: nothing more is taken, no command is sent, and unless the controller

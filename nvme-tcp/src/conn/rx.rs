@@ -1,6 +1,12 @@
 //! The receiving side: headers are gathered in a staging buffer, payload goes to the request's own
 //! buffer, directly where it is large and by one copy where it came along with other PDUs.
+//!
+//! Between two polls hardly anything is left in the staging buffer, so a thread has one for all its
+//! connections: an idle one needs none, and a busy thread finds the same one in its cache.
 
+use std::cell::Cell;
+
+use nvme_core::spec::tcp::TERM_REQ_MAX_LEN;
 use nvme_core::transport::Data;
 
 use super::digest::Running;
@@ -14,6 +20,15 @@ const DIRECT: u32 = 16 * 1024;
 
 /// Bytes taken into the staging buffer while payload is large, so that little of it is copied.
 const STAGE_BESIDE_DIRECT: usize = 4 * 1024;
+
+/// Most bytes that stay behind when all that can be done is done: less than the part without data
+/// of any PDU, of which a termination request is the longest (TCP 1.1 §3.6.2.5).
+const REST: usize = TERM_REQ_MAX_LEN;
+
+thread_local! {
+    /// The staging buffer of this thread, while no connection receives.
+    static SPARE: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
 
 /// What the next byte belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +58,10 @@ pub(crate) struct Payload {
 #[derive(Debug)]
 pub(crate) struct Rx {
     pub(crate) expect: Expect,
+    /// Empty while nothing is being received.
     stage: Box<[u8]>,
+    /// Where the bytes in the staging buffer are kept meanwhile.
+    rest: [u8; REST],
     /// Bytes in the staging buffer.
     have: usize,
     /// Bytes of those that are done with.
@@ -58,7 +76,8 @@ impl Rx {
     pub(crate) fn new() -> Self {
         Self {
             expect: Expect::Header,
-            stage: vec![0; STAGE].into(),
+            stage: Box::default(),
+            rest: [0; REST],
             have: 0,
             pos: 0,
             last_len: 0,
@@ -73,10 +92,40 @@ impl Rx {
             Expect::Payload(p) => range_mut(&mut slots.get_mut(p.slot).data, p.at, p.left),
             Expect::Header | Expect::DataDigest(_) => &mut [],
         };
+        if self.stage.is_empty() {
+            self.fetch();
+        }
         let room = self.stage.get_mut(self.have..).unwrap_or_default();
         let window = if self.last_len >= DIRECT { STAGE_BESIDE_DIRECT } else { STAGE };
         let window = window.min(room.len());
         (direct, &mut room[..window])
+    }
+
+    /// Takes the thread's staging buffer, and puts back into it what was left.
+    fn fetch(&mut self) {
+        let spare = SPARE.try_with(Cell::take).ok().flatten();
+        self.stage = spare.unwrap_or_else(|| vec![0; STAGE].into());
+        if let Some(to) = self.stage.get_mut(..self.have)
+            && let Some(rest) = self.rest.get(..self.have)
+        {
+            to.copy_from_slice(rest);
+        }
+    }
+
+    /// Leaves the staging buffer to the thread's next connection, until the next [`Rx::targets`].
+    pub(crate) fn put_aside(&mut self) {
+        // Whoever stops in the middle keeps the buffer.
+        if self.pos > 0 || self.stage.is_empty() || self.have > REST {
+            return;
+        }
+        if let Some(rest) = self.rest.get_mut(..self.have)
+            && let Some(from) = self.stage.get(..self.have)
+        {
+            rest.copy_from_slice(from);
+        }
+        let stage = std::mem::take(&mut self.stage);
+        // While the thread ends there is nobody to leave it to.
+        let _ = SPARE.try_with(|spare| spare.set(Some(stage)));
     }
 
     /// Takes note that `n` bytes have been put where [`Rx::targets`] said.
