@@ -18,8 +18,7 @@ generation-before-the-value|nvme-mpath/src/published.rs|table|s/let mut current 
 generation-read-outside-the-lock|nvme-mpath/src/published.rs|table|s/let current = self\.value\.lock\(\);\n(\s+)\(self\.generation\.load\(Ordering::Acquire\), Arc::clone\(&current\)\)/let value = Arc::clone(&self.value.lock());\n$1(self.generation.load(Ordering::Acquire), value)/
 letters-taken-before-the-flag|nvme-mpath/src/letterbox.rs|letters|s/self\.bell\.clear\(\);((?:\n\s+\/\/.*)*\n\s+self\.pending\.swap\(false, Ordering::AcqRel\);)\n\s+std::mem::take\(&mut self\.letters\.lock\(\)\)/let letters = std::mem::take(&mut *self.letters.lock());\n        self.bell.clear();$1\n        letters/
 flag-stored-and-not-swapped|nvme-mpath/src/letterbox.rs|letters|s/self\.pending\.swap\(false, Ordering::AcqRel\);/self.pending.store(false, Ordering::Relaxed);/
-letter-left-when-taken-back|nvme-mpath/src/letterbox.rs|letters|s/f\(&mut self\.letters\.lock\(\)\)/{ let mut copy = std::mem::take(&mut *self.letters.lock()); let result = f(&mut copy); self.letters.lock().extend(copy); result }/
-completions-counted-anew|nvme-mpath/src/load.rs|counts|s/let seen = self\.completions\.load\(Ordering::Relaxed\);/let seen = 0;/
+completions-counted-anew|nvme-mpath/src/load.rs|counts|s/let seen = self\.completions\.load\(Ordering::Relaxed\);/let seen = 0_u64;/
 own-count-taken-for-others|nvme-mpath/src/load.rs|counts|s/(let others = self\.given\(\)\.filter\(\|\(other, _\)\| \*other )!= qid\);/$1== qid);/
 LIST
 }
@@ -56,9 +55,11 @@ while IFS='|' read -r name file module change; do
     touch "$copy"
     result=0
     models "$name" || result=$?
-    failed=$(sed -n 's/^    \([a-z_:]*\)$/\1/p' "$scratch/$name.log" | sort -u | paste -sd, | sed 's/,/, /g')
+    # By name in the summary, or, where a panic in a panic ended the process before it, by the thread.
+    failed=$(sed -n "s/^    \([a-z_:]*\)\$/\1/p; s/^thread '\([a-z_]*::[a-z_]*\)'.* panicked.*/\1/p" \
+        "$scratch/$name.log" | sort -u | paste -sd, | sed 's/,/, /g')
     # The first message of the panic, which stands on the line after where it was.
-    seen=$(grep -m1 -A1 'panicked at' "$scratch/$name.log" | tail -n 1 | cut -c1-120 | sed 's/|/\\|/g')
+    seen=$(grep -m1 -A1 'panicked at' "$scratch/$name.log" | tail -n 1 | cut -c1-120 | sed 's/|/\\|/g' || true)
     case $result in
         1) grep -q "$module::" <<< "$failed" || { missed=1; seen="NOT FOUND by $module: $seen"; } ;;
         2) missed=1; failed=""; seen="does not compile"; tail -n 20 "$scratch/$name.log" >&2 ;;

@@ -1,7 +1,7 @@
 //! Letters to a channel whose thread may sleep: requests stay in the channel's slab, and these are all
 //! that reaches it from elsewhere.
 
-use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
@@ -70,27 +70,31 @@ fn no_letter_is_lost_doubled_or_slept_through() {
 }
 
 /// What was changed before a notice is seen by whoever the notice reaches: the order on which the
-/// tables of paths and the letters rely.
+/// tables of paths and the letters rely. Also before a second notice that comes while the first is being
+/// read: there is no third.
 #[test]
 fn what_came_before_a_notice_is_seen_after_it() {
     loom::model(|| {
         let letters = Arc::new(Letters::new(Descriptor::default()));
-        let changed = Arc::new(AtomicBool::new(false));
+        let changed = Arc::new(AtomicUsize::new(0));
         let (writer, change) = (Arc::clone(&letters), Arc::clone(&changed));
         let writing = thread::spawn(move || {
-            change.store(true, Ordering::Relaxed);
-            writer.notify();
+            for step in 1..=2 {
+                change.store(step, Ordering::Relaxed);
+                writer.notify();
+            }
         });
-        let mut seen = false;
+        let mut seen = 0;
         for _ in 0..2 {
             if letters.pending() {
                 let _ = letters.take();
-                seen |= changed.load(Ordering::Relaxed);
-                assert!(seen, "told, and nothing there");
+                seen = changed.load(Ordering::Relaxed);
+                assert!(seen > 0, "told, and nothing there");
             }
         }
+        let told = letters.pending();
         writing.join().unwrap();
-        assert!(seen || letters.pending(), "never told");
+        assert!(seen == 2 || told || letters.pending(), "never told of the last change");
     });
 }
 
