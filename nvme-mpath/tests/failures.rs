@@ -381,6 +381,22 @@ fn a_driven_host_that_is_dropped_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_channel_opened_just_before_a_driven_host_is_dropped_is_told() {
+    let mut bench = Bench::new();
+    bench.connect("a");
+    let head = bench.head(1).unwrap();
+    // The control plane has not heard of it, and will not be driven any more.
+    let mut late = bench.host.channel(ChannelOptions::default()).unwrap();
+    late.submit(&head, IoRequest::write(0, vec![1; 512].into(), 7)).unwrap();
+    let Bench { host, mut done, .. } = bench;
+    late.poll(&mut done);
+    assert_eq!((done.len(), late.parked()), (0, 1));
+    drop(host);
+    late.poll(&mut done);
+    assert!(matches!(&done[..], [d] if d.user_data == 7 && d.result.is_err()), "{done:?}");
+}
+
+#[test]
 fn a_channel_that_is_never_polled_does_not_collect_queues() {
     let mut bench = Bench::new();
     let a = bench.connect("a");

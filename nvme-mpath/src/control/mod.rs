@@ -28,7 +28,7 @@ use crate::event::Event;
 use crate::host::Shared;
 use crate::ids::{ChannelId, ControllerId};
 use crate::lifecycle::Timer;
-use crate::mailbox::ChannelShared;
+use crate::mailbox::{ChannelShared, Command};
 use fence::Ended;
 use heads::{HeadEntry, IdKey};
 use slot::Slot;
@@ -177,6 +177,13 @@ impl Control {
     pub(crate) fn abandon(&mut self) {
         let now = self.shared.clock.now();
         self.shared.ledger.close();
+        // Nobody carries out what was asked for last; but a channel that nobody has heard of yet has to be
+        // told, too.
+        for command in self.shared.commands.take() {
+            if let Command::ChannelOpened(channel) = command {
+                self.channel_opened(channel, now);
+            }
+        }
         self.shut_down();
         for at in 0..self.slots.len() {
             if self.slots[at].is_some() {
