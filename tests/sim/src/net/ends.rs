@@ -33,7 +33,11 @@ impl Inner {
         out[from_first..n].copy_from_slice(&second[..n - from_first]);
         pipe.bytes.drain(..n);
         pipe.arrived -= n;
-        if std::mem::take(&mut pipe.crowded) {
+        let crowded = std::mem::take(&mut pipe.crowded);
+        if way == Way::Down {
+            self.links[link].heard += n;
+        }
+        if crowded {
             match way {
                 Way::Up => self.news.host = true,
                 Way::Down => self.news.targets.push(link),

@@ -1,7 +1,10 @@
 //! What befalls the network.
 
+use super::Inner;
 use super::link::{Ending, Link, Pipe, Stage, Way};
-use super::{Event, Inner};
+
+/// ICResp and the capsule with the answer to Connect, in bytes (TCP 1.1 §3.6.2.3, §3.6.2.7).
+const ANSWERS: usize = 128 + 24;
 
 impl Inner {
     /// Connections that live, to be chosen from.
@@ -32,24 +35,10 @@ impl Inner {
         }
     }
 
-    /// Lets everything through again.
+    /// Lets everything through again, what a stall holds back at once, however long it was meant to last.
     pub fn heal(&mut self, port: usize) {
         self.ports[port].stalled = [0; 2];
         self.ports[port].refusing = false;
-        let (free, held) = std::mem::take(&mut self.held).into_iter().partition(|event| {
-            let (Event::Connect(link) | Event::Arrive { link, .. }) = *event;
-            self.links[link].port == port
-        });
-        self.held = held;
-        let free: Vec<Event> = free;
-        for event in free {
-            let at = self.now;
-            self.push(at, event);
-            if let Event::Arrive { link, up, .. } = event {
-                let pipe = self.links[link].pipe(if up { Way::Up } else { Way::Down });
-                pipe.last = pipe.last.max(at);
-            }
-        }
     }
 
     /// A connection that the target has ended, or the network, and that the host has not let go of.
@@ -58,5 +47,13 @@ impl Inner {
         let over = |l: &Link| l.target_gone || l.down.closing || l.up.ending.is_some();
         let kept = |l: &Link| !l.cut && !l.host_gone && l.stage == Stage::Open;
         self.links.iter().position(|l| kept(l) && over(l))
+    }
+
+    /// A connection that the host is still making: it has not got the answers to the first two things
+    /// that it says on each, ICReq and the Connect command.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<usize> {
+        let kept = |l: &Link| !l.cut && !l.host_gone && l.stage != Stage::Refused;
+        self.links.iter().position(|l| kept(l) && l.heard < ANSWERS)
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Link {
     pub(super) cut: bool,
     pub(super) host_gone: bool,
     pub(super) target_gone: bool,
+    /// Bytes that the host has read.
+    pub(super) heard: usize,
 }
 
 impl Link {

@@ -44,6 +44,16 @@ enum Event {
     Arrive { link: usize, up: bool, bytes: usize, ending: Option<Ending> },
 }
 
+impl Event {
+    /// The connection and the direction on which it happens.
+    const fn place(self) -> (usize, Way) {
+        match self {
+            Self::Connect(link) | Self::Arrive { link, up: true, .. } => (link, Way::Up),
+            Self::Arrive { link, up: false, .. } => (link, Way::Down),
+        }
+    }
+}
+
 /// What the network wants somebody else to look at.
 #[derive(Debug, Default)]
 pub struct News {
@@ -88,7 +98,7 @@ pub struct Inner {
     dice: Dice,
     links: Vec<Link>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
-    /// Events held back by a stall without end.
+    /// Events that a stall holds back, in the order in which they happen once it ends.
     held: Vec<Event>,
     serial: u64,
     news: News,
@@ -154,12 +164,22 @@ impl Inner {
     /// When the next thing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        self.events.peek().map(|Reverse((at, ..))| *at)
+        let next = self.events.peek().map(|Reverse((at, ..))| *at);
+        let free = self.held.iter().map(|event| self.stalled(*event)).min();
+        [next, free.filter(|at| *at != u64::MAX)].into_iter().flatten().min()
+    }
+
+    /// Until when a stall holds back what happens there.
+    fn stalled(&self, event: Event) -> u64 {
+        let (link, way) = event.place();
+        self.ports[self.links[link].port].stalled[way as usize]
     }
 
     /// Moves the time and lets happen what happens until then.
     pub fn advance(&mut self, now: u64) {
         self.now = now;
+        // What a stall held back goes before what was sent after it, and is held again by another.
+        std::mem::take(&mut self.held).into_iter().for_each(|event| self.happen(event));
         while let Some(&Reverse((at, _, event))) = self.events.peek() {
             if at > now {
                 break;
@@ -181,21 +201,10 @@ impl Inner {
     }
 
     fn happen(&mut self, event: Event) {
-        let (link, way) = match event {
-            Event::Connect(link) => (link, Way::Up),
-            Event::Arrive { link, up: true, .. } => (link, Way::Up),
-            Event::Arrive { link, up: false, .. } => (link, Way::Down),
-        };
+        let (link, way) = event.place();
         let port = self.links[link].port;
-        let until = self.ports[port].stalled[way as usize];
-        if until > self.now {
-            if until == u64::MAX {
-                self.held.push(event);
-            } else {
-                let pipe = self.links[link].pipe(way);
-                pipe.last = pipe.last.max(until);
-                self.push(until, event);
-            }
+        if self.ports[port].stalled[way as usize] > self.now {
+            self.held.push(event);
             return;
         }
         match event {
@@ -247,6 +256,7 @@ impl Inner {
             cut: false,
             host_gone: false,
             target_gone: false,
+            heard: 0,
         });
         let at = self.now + self.travel(port);
         self.trace.note(&[1, self.now, link as u64, port as u64]);
