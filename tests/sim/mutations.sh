@@ -23,13 +23,13 @@ ana-pending-not-cleared|nvme-mpath/src/control/heads.rs|s/path\.ana_pending = fa
 parked-not-kicked|nvme-mpath/src/channel/letters.rs|s/self\.unpark_all\(\);//
 stale-view-used|nvme-mpath/src/channel/heads.rs|s/if self\.head\.view\.generation\(\) == self\.generation \{/if self.generation != 0 || self.head.view.generation() == self.generation {/
 identity-unchecked-on-return|nvme-mpath/src/control/heads.rs|s/if head\.ids != info\.ids \{/if false {/
-command-generation-unchecked|nvme-tcp/src/conn/slots.rs|s/Some\(slot\) if slot\.generation != generation =>/Some(slot) if false \&\& slot.generation != generation =>/
+command-generation-unchecked|nvme-tcp/src/conn/slots.rs|s/slot\.cid == cid && slot\.phase/slot.phase/; s/Some\(slot\) if slot\.cid != cid =>/Some(slot) if false \&\& slot.cid != cid =>/
 keep-alive-not-sent|nvme-core/src/controller/keep_alive.rs|s/if alive \|\| timer\.outstanding \{/if true || alive || timer.outstanding {/
-error-taken-for-success|nvme-mpath/src/channel/mod.rs|s/if !status\.is_success\(\) \{/if !status.is_success() \&\& !status.is(Status::ABORTED_BY_HOST) {/
+error-taken-for-success|nvme-mpath/src/channel/mod.rs|s/if completion\.cqe\.status\(\)\.is_success\(\) &&/if !completion.cqe.status().is(Status::ABORTED_BY_HOST) \&\&/
 retry-lost|nvme-mpath/src/channel/outcome.rs|s/self\.delayed\.pop\(\);\n(\s+)self\.slab\[at\]\.place = Place::Waiting;\n\s+self\.send\(at\);/self.delayed.pop();\n$1self.slab[at].place = Place::Waiting;/
-waiting-for-room-forgotten|nvme-mpath/src/channel/route.rs|s/if self\.try_send\(at\) == Sent::Full \{\n(\s+)self\.heads\[place\]\.waiting\.push_front\(at\);/if self.try_send(at) == Sent::Full {/
-outcome-not-told|nvme-mpath/src/channel/outcome.rs|s/self\.slab\[at\]\.uncertain .= trouble\.lost;//
-retry-of-a-completed-request|nvme-mpath/src/channel/mod.rs|s/(let mut done_with = self\.slab\.finish\(at, Ok\(\(\)\)\);)/if entry.op == IoOp::Flush { self.troubled.push(Trouble { at, status, lost: true, fencing: Fencing::Needless }); }\n$1/
+waiting-for-room-forgotten|nvme-mpath/src/channel/route.rs|s/self\.heads\[place\]\.waiting\.push_front\(at\);\n(\s+turn \+= 1;)/$1/
+outcome-not-told|nvme-mpath/src/channel/outcome.rs|s/self\.slab\[at\]\.flags\.set\(Flags::UNCERTAIN\);//
+retry-of-a-completed-request|nvme-mpath/src/channel/mod.rs|s/(let Completion \{ cqe, data, \.\. \} = completion;\n\s+self\.done\.push\(self\.slab\.succeed\()/if self.slab[at].op == IoOp::Flush { self.troubled.push(Trouble { at, status: completion.cqe.status(), lost: true, fencing: Fencing::Needless }); }\n$1/
 fence-waits-for-nothing|nvme-mpath/src/channel/held.rs|s/self\.fence_needless\(association\);//
 paths-of-dead-association-stay|nvme-mpath/src/control/heads.rs|s/\|_, path\| path\.ready = false\)/|_, path| path.ready = path.ready)/
 LIST

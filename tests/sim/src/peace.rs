@@ -101,10 +101,9 @@ impl World {
             }
             if self.now() > end {
                 let left = &self.load.under_way;
-                let missing = missing.unwrap_or_default();
-                return Err(Violation(format!(
-                    "no recovery: {missing}, connection {unanswered:?} without answers, under way {left:?}"
-                )));
+                let unmade = || unanswered.map(|link| format!("connection {link} is being made"));
+                let missing = missing.or_else(unmade).unwrap_or_default();
+                return Err(Violation(format!("no recovery: {missing}, under way {left:?}")));
             }
         }
     }
