@@ -4,6 +4,7 @@
 # Environment: LAST, the last seed to try (10000); CONTROL, the last one to try without a mutation
 # (1000); JOBS, threads (1); SCRATCH, where the copy and its build go.
 # Prints a table: the seed that found it, in which time, and what it saw. Fails if one is not found.
+# With --fit alone, only whether each of them changes the source that it names; nothing is built.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 scratch=${SCRATCH:-${TMPDIR:-/tmp}/nvme-sim-mutations}
@@ -34,6 +35,18 @@ fence-waits-for-nothing|nvme-mpath/src/channel/held.rs|s/self\.fence_needless\(a
 paths-of-dead-association-stay|nvme-mpath/src/control/heads.rs|s/\|_, path\| path\.ready = false\)/|_, path| path.ready = path.ready)/
 LIST
 }
+
+if [ "${1:-}" = --fit ]; then
+    unfit=0
+    while IFS='|' read -r name file change; do
+        changed=$(perl -0pe "$change" "$root/$file") || changed=
+        if [ -z "$changed" ] || [ "$changed" = "$(cat "$root/$file")" ]; then
+            echo "$name does not fit $file any more"
+            unfit=1
+        fi
+    done < <(mutations)
+    exit $unfit
+fi
 
 mkdir -p "$scratch"
 # Built anew after each change: quickly rather than to the last cycle.
