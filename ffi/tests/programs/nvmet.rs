@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nvme_vm::{Config, Guest, Namespace};
 
-use crate::fio::{assert_clean, job_text, verify_with_a_cut};
+use crate::fio::{AGAIN, assert_clean, job_text, verify_with_a_cut};
 use crate::nbd::{copy, patterns};
 use crate::programs::{Ports, cut_while, made, until};
 
@@ -81,7 +81,7 @@ fn speeds(text: &str) -> String {
     lines.filter(|l| l.contains("IOPS=")).collect::<Vec<_>>().join("; ")
 }
 
-const MORE: &str = "time_based=1\nruntime=30";
+const MORE: &str = "time_based=1\nruntime=20";
 
 /// The same target as Linux's own host in the guest sees it, by the loopback interface.
 struct Inside<'a>(&'a Nvmet);
@@ -148,8 +148,10 @@ fn data_are_verified_while_a_path_goes_and_comes() {
     let engine = format!("ioengine=libaio\ndirect=1\nfilename={}", inside.connect());
     guest.upload("/tmp/job", job_text(&engine, MORE).as_bytes()).expect("room for the job file");
     guest.upload_program("/bin/fio", "/usr/bin/fio".as_ref()).expect("room for fio");
-    let run = || guest.run_with("cd /tmp && fio job", &[], LIMIT).expect("an end");
-    let (seen, output) = cut_while(&inside, run, || ());
+    let script = format!("cd /tmp; BACK=/tmp/back; set -- job; {AGAIN}");
+    let run = || guest.run_with(&script, &[], LIMIT).expect("an end");
+    let back = || drop(guest.sh("touch /tmp/back").expect("a file"));
+    let (seen, output) = cut_while(&inside, run, back);
     assert!(output.success() && seen, "{seen}: {}", output.text);
     assert_clean(&output.text);
     println!("Linux: {}", speeds(&output.text));

@@ -14,6 +14,10 @@ use crate::mailbox::ChannelShared;
 /// Event data of what is no queue; queues have their association's epoch, which begins at 1.
 const NO_QUEUE: u64 = 0;
 
+/// The longest sleep that has an end: `epoll_wait` takes no more than 2³¹ - 1 ms (24.8 days), and
+/// `epoll_pwait2` is not everywhere.
+const LONGEST: Duration = Duration::from_secs(24 * 24 * 60 * 60);
+
 /// An epoll instance over the letter box, a timer, and every queue.
 pub(super) struct Sleep {
     epoll: OwnedFd,
@@ -157,7 +161,8 @@ impl Channel {
             took = self.shared.clock.now().saturating_since(begun);
         }
         if !answered {
-            answered = self.harvest(limit.saturating_sub(took));
+            let forever = limit == Duration::MAX;
+            answered = self.harvest(if forever { limit } else { limit.saturating_sub(took) });
             took = self.shared.clock.now().saturating_since(begun);
         }
         self.sleep.patience.note(answered.then_some(took));
@@ -165,11 +170,10 @@ impl Channel {
 
     /// Takes events off the descriptor. Returns whether there were any.
     fn harvest(&mut self, limit: Duration) -> bool {
-        let timeout = Timespec {
-            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: limit.subsec_nanos().into(),
-        };
         let forever = limit == Duration::MAX;
+        let limit = limit.min(LONGEST);
+        let timeout =
+            Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
         let event =
             epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
         let mut events = [event; 32];
