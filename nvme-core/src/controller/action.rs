@@ -140,8 +140,9 @@ pub enum ControllerEvent {
         error: ControllerError,
     },
     /// An I/O queue in memory could not be created, though the number of queues that the controller
-    /// grants would allow it; or one could not be opened on several associations in a row. [`QueueUnavailable`](Self::QueueUnavailable) follows, and the queues with
-    /// lower identifiers do.
+    /// grants would allow it; or one could not be opened on several associations in a row.
+    /// [`QueueUnavailable`](Self::QueueUnavailable) follows, and the queues with lower identifiers
+    /// do.
     QueueRefused {
         /// The queue.
         qid: u16,

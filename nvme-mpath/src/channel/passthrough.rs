@@ -2,8 +2,8 @@
 //!
 //! What the library does for a request rests on knowing what it does. Of these it knows what the
 //! program says: a command that is not called idempotent goes down one path, once, as on Linux's
-//! head. It does not wait for a path (only for the queue of one that is there), is not retried, and when its connection is lost nobody knows
-//! whether it was executed.
+//! head. It does not wait for a path (only for the queue of one that is there), is not retried, and when
+//! its connection is lost nobody knows whether it was executed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -141,9 +141,10 @@ impl Channel {
     ///
     /// A command that is not [`idempotent`](PassthroughCommand::idempotent) fails without a path
     /// ([`IoError::NoPath`](crate::IoError::NoPath); where the head has a path that this channel has no
-    /// queue for at the moment, it waits for that one, within the limits of parking), fails with each status that is no success, and
-    /// with [`IoError::OutcomeUnknown`](crate::IoError::OutcomeUnknown) if its connection is lost
-    /// before the answer.
+    /// queue for at the moment, it waits for that one, within the limits of parking), fails with each
+    /// status that is no success, and with
+    /// [`IoError::OutcomeUnknown`](crate::IoError::OutcomeUnknown) if its connection is lost before
+    /// the answer.
     ///
     /// # Errors
     /// [`SubmitError`] with the buffer, as for [`submit`](Self::submit).

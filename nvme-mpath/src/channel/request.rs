@@ -85,7 +85,8 @@ impl IoRequest {
     /// The request is given up so long after its submission, on the host's clock. One that waits, for
     /// a path, for room, for its time or for a fence, then ends with
     /// [`IoError::Expired`]. One that a controller has is not given back before it is safe: it is
-    /// aborted, as by [`Channel::cancel`](crate::Channel::cancel), and not sent again. Without this a request waits as long as head and channel allow.
+    /// aborted, as by [`Channel::cancel`](crate::Channel::cancel), and not sent again. Without this a
+    /// request waits as long as head and channel allow.
     #[must_use]
     pub const fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
