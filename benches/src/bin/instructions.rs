@@ -19,8 +19,9 @@ use nvme_host_benches::bare::BareQueue;
 use nvme_host_benches::{loops, target};
 use nvme_mpath::{IoOp, PathPolicy};
 
-/// How much more than on record is no failure, in percent.
-const TOLERANCE: f64 = 5.0;
+/// How much more than on record is no failure, in percent: with eight paths a count varies by up to 9
+/// from one run to the next.
+const TOLERANCE: f64 = 10.0;
 /// Requests of the shorter run and of the longer one.
 const COUNTS: [u64; 2] = [2_000, 12_000];
 const BYTES: usize = 4096;
