@@ -426,7 +426,6 @@ impl Head {
                 None => self.view.load().1.geometry,
             };
             let hedge = choice.hedge;
-            let timed = policy == PathPolicy::ServiceTime || hedge.is_some();
             let paths = inner.paths.iter().filter(|p| p.usable());
             let paths = paths.map(|p| path_view(p, &choice)).collect();
             let awaited = inner.paths.iter().any(|p| p.awaited);
@@ -444,7 +443,6 @@ impl Head {
                 paths,
                 policy,
                 hedge,
-                timed,
                 no_path,
                 more_may_come,
             });

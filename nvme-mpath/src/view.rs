@@ -100,8 +100,6 @@ pub(crate) struct HeadView {
     pub(crate) policy: PathPolicy,
     /// How reads are hedged, if they are.
     pub(crate) hedge: Option<HedgeOptions>,
-    /// The policy needs to know how long requests take.
-    pub(crate) timed: bool,
     pub(crate) no_path: NoPath,
     /// There are paths that cannot be used now and may be usable later.
     pub(crate) more_may_come: bool,

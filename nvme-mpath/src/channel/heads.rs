@@ -16,6 +16,7 @@ use crate::error::IoOp;
 use crate::head::Head;
 use crate::host::Shared;
 use crate::ids::AssociationId;
+use crate::policy::PathPolicy;
 use crate::view::{HeadView, Layout};
 
 /// One head in the channel's table.
@@ -32,6 +33,8 @@ pub(super) struct Known {
     pub(super) layout: Layout,
     /// Times are taken of its requests.
     timed: bool,
+    /// Of all of them, and not only now and then.
+    counted: bool,
     /// Where reads are hedged.
     pub(super) hedge: Option<Box<HeadHedge>>,
     /// Associations that answered with an ANA error, and the generation of the view in which they
@@ -48,6 +51,8 @@ pub(super) struct Timed {
     pub(super) kind: Kind,
     /// It may be sent a second time.
     pub(super) hedged: bool,
+    /// Its time is taken in any case, and not only now and then.
+    pub(super) counted: bool,
 }
 
 /// No generation of a view or of a table, which count from 0: to be made anew.
@@ -64,6 +69,7 @@ impl Known {
             limits: Limits::default(),
             layout: Layout::default(),
             timed: false,
+            counted: false,
             hedge: None,
             avoided: Vec::new(),
             waiting: VecDeque::new(),
@@ -96,7 +102,8 @@ impl Known {
             (options, hedge) => *hedge = options.map(HeadHedge::new).map(Box::new),
         }
         (self.limits, self.layout) = (Limits::new(&self.view.geometry), self.view.layout);
-        self.timed = self.view.timed || queues.timed();
+        self.counted = self.hedge.is_some() || queues.timed();
+        self.timed = self.counted || self.view.policy == PathPolicy::ServiceTime;
         let generation = self.generation;
         self.avoided.retain(|(_, g)| *g == generation);
         self.queues = NEVER;
@@ -120,7 +127,8 @@ impl Known {
         }
         // Where reads are hedged, only those whose buffer can be exchanged for another one.
         let hedged = self.hedge.is_some() && matches!(data, Data::Read(b) if b.is_vec());
-        Some(Timed { at: batch.now(clock), kind: Kind::new(op, data.len()), hedged })
+        let (at, kind) = (batch.now(clock), Kind::new(op, data.len()));
+        Some(Timed { at, kind, hedged, counted: self.counted })
     }
 
     /// Leaves an association alone until the view changes. Returns whether it was not already.

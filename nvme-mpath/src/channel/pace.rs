@@ -15,14 +15,12 @@ impl Kind {
     pub(super) const ALL: usize = 2 * CLASSES as usize;
 
     pub(super) const fn new(op: IoOp, bytes: usize) -> Self {
-        let class = match bytes {
-            0 => 0,
-            1..=0x1000 => 1,
-            0x1001..=0x4000 => 2,
-            0x4001..=0x10000 => 3,
-            0x10001..=0x40000 => 4,
-            _ => 5,
+        // By the digits of the highest place, which is quicker than comparisons.
+        let digits = match bytes {
+            0 => 10,
+            _ => usize::BITS - ((bytes - 1) | 0x800).leading_zeros(),
         };
+        let class = if digits > 19 { 5 } else { (digits as u8 - 9) / 2 };
         let read = matches!(op, IoOp::Read | IoOp::Compare);
         Self(if read { class } else { CLASSES + class })
     }
@@ -40,6 +38,8 @@ impl Kind {
 const LONGEST: u64 = 1_000_000_000;
 /// A sample so long after the one before counts for more.
 const OLD: Duration = Duration::from_millis(50);
+/// A sample is taken so long after the one before: more tell no more.
+const PAUSE: Duration = Duration::from_micros(100);
 /// Nothing is called standing still before so much time without an answer.
 const ALARM: u64 = 1_000_000;
 /// What was measured for one kind of request.
@@ -52,6 +52,8 @@ struct Measure {
     /// Moving average of the latency of those that were sent with nothing else in flight; 0: unknown.
     alone: u64,
     at: Instant,
+    /// When the next sample is to be taken.
+    due: Instant,
 }
 
 /// See the module's text.
@@ -87,6 +89,21 @@ const fn blend(average: u64, sample: u64, old: bool) -> u64 {
 }
 
 impl Pace {
+    /// Whether the time is to be taken of a command that is sent now, when so much else is in flight.
+    ///
+    /// Not of all: a sample costs more than what else there is to do about a command. Of those that are
+    /// sent at the same time some further ones tell what each costs that is ahead.
+    #[inline]
+    pub(super) fn wants(&mut self, kind: Kind, now: Instant, load: u32) -> bool {
+        let measure = &mut self.kinds[kind.index()];
+        let next = now + PAUSE;
+        if now >= measure.due {
+            measure.due = next;
+            return true;
+        }
+        measure.due == next && load & (load + 1) == 0
+    }
+
     /// A command was answered. `load` is what else was in flight when it was sent.
     pub(super) fn sample(&mut self, kind: Kind, latency: u64, load: u32, now: Instant) {
         if self.stalled > 0

@@ -144,8 +144,10 @@ pub(super) struct Queues {
     by_slot: Vec<Entry>,
     /// Moves whenever a queue comes or goes.
     generation: u64,
-    /// What others have in flight was not looked at since the last poll.
-    others_stale: bool,
+    /// Counts polls, from 1: until the next one, what is in flight only grows.
+    round: u64,
+    /// The one in which it was looked at what others have in flight.
+    others_seen: u64,
     /// Times that a path began or ceased to stand still.
     alarms: u64,
     /// Polls of a queue that found answers.
@@ -161,8 +163,19 @@ impl Queues {
     pub(super) fn new(timed: bool, numa_node: Option<u32>, numa: Arc<NumaTopology>) -> Self {
         let (list, by_slot) = (Vec::new(), Vec::new());
         let (generation, alarms, answers) = (0, 0, 0);
-        let others_stale = true;
-        Self { list, by_slot, generation, others_stale, alarms, answers, timed, numa_node, numa }
+        let (round, others_seen) = (1, 0);
+        Self {
+            list,
+            by_slot,
+            generation,
+            round,
+            others_seen,
+            alarms,
+            answers,
+            timed,
+            numa_node,
+            numa,
+        }
     }
 
     pub(super) const fn timed(&self) -> bool {
@@ -178,9 +191,15 @@ impl Queues {
         self.numa.distance(self.numa_node, node)
     }
 
-    /// The channel is polled: what is known of others is old.
+    /// The channel is polled: what is known of others is old, and queues have less in flight.
     pub(super) const fn polled(&mut self) {
-        self.others_stale = true;
+        self.round += 1;
+    }
+
+    /// How often the channel was polled, and one more.
+    #[inline]
+    pub(super) const fn round(&self) -> u64 {
+        self.round
     }
 
     pub(super) const fn alarms(&self) -> u64 {
@@ -197,7 +216,7 @@ impl Queues {
 
     /// Reads what other channels have in flight, if that was not done since the last poll.
     pub(super) fn look_at_others(&mut self) {
-        if std::mem::take(&mut self.others_stale) {
+        if std::mem::replace(&mut self.others_seen, self.round) != self.round {
             for q in &mut self.list {
                 q.others = q.cell.others();
             }
@@ -229,6 +248,13 @@ impl Queues {
     #[inline]
     pub(super) fn has_room(&self, lane: &Lane) -> bool {
         !self.list[lane.queue as usize].is_full()
+    }
+
+    /// What is in flight on the controller of a lane, as far as the channel knows.
+    #[inline]
+    pub(super) fn load(&self, lane: &Lane) -> u32 {
+        let queue = &self.list[lane.queue as usize];
+        queue.load + queue.others
     }
 
     /// The place of the queue of an association.

@@ -77,7 +77,7 @@ pub(super) enum Unsent {
 
 impl Sending<'_> {
     /// Puts the request into the queue of a path of its head; what is known of that must be fresh.
-    /// Returns what was in flight on the path's controller before.
+    /// Returns what was in flight on the path's controller before, if its time is to be taken.
     // Inlined where new requests are sent, for speed, and where others are.
     #[inline(always)]
     pub(super) fn put(
@@ -85,7 +85,7 @@ impl Sending<'_> {
         known: &mut Known,
         queues: &mut Queues,
         passthrough: &PassthroughTable,
-    ) -> Result<u32, Unsent> {
+    ) -> Result<Option<u32>, Unsent> {
         let Self { entry, at, data, shunned, timed } = self;
         let other;
         let lane = if shunned.is_empty() {
@@ -116,12 +116,12 @@ impl Sending<'_> {
         }
         entry.place = Place::InFlight;
         entry.sent_on = q.association;
-        if let Some(timed) = timed
-            && q.load() == 1
-        {
-            q.meter.pace.begins(timed.at);
+        let Some(Timed { at: now, kind, counted, .. }) = timed else { return Ok(None) };
+        if q.load() == 1 {
+            q.meter.pace.begins(now);
         }
-        Ok(q.load() - 1 + q.others)
+        let load = q.load() - 1 + q.others;
+        Ok((q.meter.pace.wants(kind, now, load) || counted).then_some(load))
     }
 }
 
@@ -220,10 +220,12 @@ impl Channel {
         }
     }
 
-    /// A request was sent, when so much was in flight on the controller.
+    /// A request was sent, when so much was in flight on the controller, if its time is taken.
     #[inline]
-    pub(super) fn sent(&mut self, at: u32, timed: Option<Timed>, load: u32) {
-        let Some(Timed { at: started, kind, hedged }) = timed else { return };
+    pub(super) fn sent(&mut self, at: u32, timed: Option<Timed>, load: Option<u32>) {
+        let (Some(load), Some(Timed { at: started, kind, hedged, .. })) = (load, timed) else {
+            return;
+        };
         self.slab.time(at, Timing { started, kind, load });
         if hedged {
             self.watch_for_hedge(at, kind, started);

@@ -307,7 +307,6 @@ impl Control {
             paths,
             policy,
             hedge: None,
-            timed: false,
             no_path,
             more_may_come,
         };

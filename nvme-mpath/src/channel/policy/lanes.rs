@@ -6,6 +6,7 @@ use crate::policy::PathPolicy;
 use crate::view::HeadView;
 
 use super::NoLane;
+use super::leaders::Leaders;
 use super::service_time::ServiceTime;
 
 /// A path for which there is a queue.
@@ -27,7 +28,10 @@ pub(in crate::channel) struct Lanes {
     pub(super) turn: usize,
     /// The lane of policies that use one.
     fixed: usize,
-    pub(super) service: ServiceTime,
+    /// Those with the least in flight.
+    pub(super) leaders: Leaders,
+    /// Where that is the policy.
+    pub(super) service: Option<Box<ServiceTime>>,
     /// Where the round-robin of requests that avoid a path stands, in the view.
     pub(super) elsewhere: usize,
     /// What to say when the list is empty: a queue is missing, or this many are granted.
@@ -46,7 +50,8 @@ impl Lanes {
         // The turn stays with the path that it stood at, as far as places tell.
         let last = self.list.get(self.turn).map(|lane| lane.path);
         self.list.clear();
-        self.service = ServiceTime::default();
+        self.leaders = Leaders::default();
+        self.service = (view.policy == PathPolicy::ServiceTime).then(Box::default);
         (self.missing, self.granted) = (false, None);
         let mut best = u8::MAX;
         for (at, path) in view.paths.iter().enumerate() {

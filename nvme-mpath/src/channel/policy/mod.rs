@@ -5,6 +5,7 @@
 //! those.
 
 mod lanes;
+mod leaders;
 mod queue_depth;
 mod service_time;
 

@@ -4,18 +4,19 @@
 //! each request costs that is in flight there already. So a slow path gets one now and then where the
 //! others are full, and none where they are not. Paths that are about equal count as equal, so that noise
 //! does not throw requests to and fro; of those the one with the least in flight is taken. What is known of
-//! the paths is looked at anew every few requests. Those that are worse are tried now and then with a single
+//! the paths is looked at anew every so many requests. Those that are worse are tried now and then with a single
 //! request: seldom enough not to matter for percentiles, and often enough to notice that a path has
 //! recovered.
 
 use nvme_core::time::{Duration, Instant};
 
 use super::lanes::{Lane, Lanes};
+use super::leaders::{Leaders, Outlook};
 use crate::channel::pace::{Kind, Line};
 use crate::channel::queues::Queues;
 
 /// A judgement holds for so many requests, and so long.
-const REQUESTS: u32 = 16;
+const REQUESTS: u32 = 128;
 const AGE: Duration = Duration::from_millis(1);
 /// Times that differ by so little are the same, in nanoseconds.
 const GRAIN: u64 = 20_000;
@@ -34,6 +35,8 @@ struct Judgement {
     at: Instant,
     /// The count of alarms that it knows of.
     alarms: u64,
+    /// The lanes that are best by it.
+    leaders: Leaders,
 }
 
 /// The state of the policy on one head.
@@ -51,42 +54,70 @@ pub(super) struct ServiceTime {
 const UNKNOWN: Line = Line { base: u64::MAX, each: 1 };
 
 /// The lane for a request of this kind.
+// Inlined where new requests are sent, for speed, and where others are.
+#[inline(always)]
 pub(super) fn soonest<'a>(
     lanes: &'a mut Lanes,
     queues: &mut Queues,
     kind: Kind,
     now: Instant,
 ) -> Option<&'a Lane> {
-    if lanes.list.len() == 1 {
-        return lanes.list.first().filter(|only| queues.has_room(only));
-    }
-    queues.look_at_others();
-    let judgement = &lanes.service.judgements[kind.index()];
+    let Lanes { list, service, .. } = lanes;
+    let at = match (list.as_slice(), service) {
+        ([_], _) => 0,
+        (list, Some(service)) => {
+            let leaders = &mut service.judgements[kind.index()].leaders;
+            match leaders.take(queues.round(), |at| queues.load(&list[at])) {
+                Some(at) => at,
+                None => look(list, service, queues, kind, now)?,
+            }
+        }
+        (_, None) => return None,
+    };
+    // Where the best one is full, to wait for it is better than to take another one.
+    lanes.list.get(at).filter(|lane| queues.has_room(lane))
+}
+
+/// The same by what was judged of all lanes, or is now.
+#[inline(never)]
+fn look(
+    list: &[Lane],
+    service: &mut ServiceTime,
+    queues: &mut Queues,
+    kind: Kind,
+    now: Instant,
+) -> Option<usize> {
+    let judgement = &mut service.judgements[kind.index()];
+    judgement.left = judgement.left.saturating_sub(judgement.leaders.taken());
     let valid =
         judgement.left > 0 && judgement.alarms == queues.alarms() && now <= judgement.at + AGE;
-    if !valid && let Some(trial) = judge(lanes, queues, kind, now) {
-        return lanes.list.get(trial);
+    let load = |at: usize| queues.load(&list[at]);
+    if valid && let Some(at) = judgement.leaders.take_again(queues.round(), load) {
+        return Some(at);
     }
-    let judgement = &mut lanes.service.judgements[kind.index()];
-    judgement.left = judgement.left.saturating_sub(1);
-    let mut best: Option<(u64, &Lane)> = None;
-    for (lane, lines) in lanes.list.iter().zip(&lanes.service.lines) {
-        let queue = queues.get(lane.queue as usize);
-        let time = lines[kind.index()].at(queue.load() + queue.others);
-        // The first of equals, as queue-depth has it.
-        if best.is_none_or(|(least, _)| time < least) {
-            best = Some((time, lane));
-        }
+    queues.look_at_others();
+    if !valid && let Some(trial) = judge(list, service, queues, kind, now) {
+        return Some(trial);
     }
-    // Where the best one is full, to wait for it is better than to take another one.
-    best.map(|(_, lane)| lane).filter(|lane| queues.has_room(lane))
+    let outlook = |(lane, lines): (&Lane, &[Line; Kind::ALL])| {
+        let (line, load) = (lines[kind.index()], queues.load(lane));
+        Some(Outlook { time: line.at(load), each: line.each, load })
+    };
+    let lanes = list.iter().zip(&service.lines).map(outlook);
+    service.judgements[kind.index()].leaders.look(queues.round(), lanes)
 }
 
 /// Judges the lanes anew. Returns one that is to be tried with this request.
-fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option<usize> {
+fn judge(
+    list: &[Lane],
+    service: &mut ServiceTime,
+    queues: &Queues,
+    kind: Kind,
+    now: Instant,
+) -> Option<usize> {
     let pace = |lane: &Lane| &queues.get(lane.queue as usize).meter.pace;
     let is_idle = |lane: &Lane| queues.get(lane.queue as usize).load() == 0;
-    let list = &lanes.list[..lanes.list.len().min(LANES)];
+    let list = &list[..list.len().min(LANES)];
     let line = |lane: &Lane| pace(lane).line(kind);
     let told = list.iter().filter_map(line).filter(|line| line.each > 0).min_by_key(|l| l.base);
     // What is not known of one lane is taken to be in proportion as on another one; half of the time is the
@@ -108,7 +139,6 @@ fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option
             && line.each <= best.each.saturating_mul(4)
             && best.each <= line.each.saturating_mul(4)
     };
-    let service = &mut lanes.service;
     service.lines.resize(list.len(), [Line::default(); Kind::ALL]);
     // Lanes that are worse, by bit.
     let mut bad = 0_u64;
@@ -139,7 +169,7 @@ fn judge(lanes: &mut Lanes, queues: &Queues, kind: Kind, now: Instant) -> Option
     let alarms = queues.alarms();
     service.since_trial =
         service.since_trial.saturating_add(REQUESTS.saturating_sub(judgement.left));
-    *judgement = Judgement { left, at: now, alarms };
+    *judgement = Judgement { left, at: now, alarms, leaders: Leaders::default() };
     // One that stood still and has resumed is tried at once.
     let doubted = list.iter().position(|lane| is_idle(lane) && pace(lane).is_doubted());
     if doubted.is_some() {
