@@ -12,6 +12,7 @@ pub mod heap;
 pub mod instant;
 pub mod loops;
 pub mod ring;
+pub mod stepping;
 pub mod usage;
 
 use std::sync::Arc;

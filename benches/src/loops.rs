@@ -1,5 +1,6 @@
 //! Loops of I/O in the process, to count the instructions of what they go through.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nvme_core::buffer::Buffer;
@@ -9,8 +10,14 @@ use nvme_core::transport::{Completion, Data, Queue};
 use nvme_mpath::{HostOptions, IoOp, PathPolicy};
 
 use crate::instant::{InstantQueue, InstantTransport};
+use crate::stepping::SteppingClock;
 use crate::{IDENTITY, Rig, SUBNQN, target};
 
+/// Limit for all paths to come to the channel.
+const LIMIT: Duration = Duration::from_secs(60);
+/// What passes from one poll to the next, by the host's clock, where they are counted: a million reads a
+/// second where a poll brings 32. How fast valgrind is must not decide how often times are taken.
+const STEP: Duration = Duration::from_micros(32);
 /// Time for queues and views to come to the channel, asleep, so that it costs no instructions.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -22,11 +29,29 @@ pub fn head(bytes: usize, depth: usize, count: u64, paths: usize, policy: PathPo
     let target = target(paths);
     let url = |i| format!("tcp://{}/{SUBNQN}", target.addr(i).expect("an address"));
     let urls: Vec<String> = (0..paths).map(url).collect();
-    let options = HostOptions::new(IDENTITY).transport(InstantTransport::default());
+    let mut options = HostOptions::new(IDENTITY).transport(InstantTransport::default());
+    let clock = Arc::new(SteppingClock::default());
+    options.clock = Arc::clone(&clock) as Arc<_>;
     let mut rig = Rig::with(options, &urls, SUBNQN);
+    until_all_answer(&mut rig, bytes, depth);
     rig.head.set_policy(Some(policy));
     rig.idle(SETTLE);
+    clock.step_by(STEP);
     rig.run(IoOp::Read, bytes, depth, count);
+}
+
+/// Reads until every path has answered something: then the channel has all queues, however long that
+/// took.
+fn until_all_answer(rig: &mut Rig, bytes: usize, depth: usize) {
+    let answers = |rig: &Rig| -> Vec<u64> {
+        rig.host.snapshot().controllers.iter().map(|controller| controller.commands).collect()
+    };
+    let (before, end) = (answers(rig), std::time::Instant::now() + LIMIT);
+    while answers(rig).iter().zip(&before).any(|(now, before)| now == before) {
+        assert!(std::time::Instant::now() < end, "a path answers nothing");
+        rig.idle(Duration::from_millis(1));
+        rig.run(IoOp::Read, bytes, depth, depth as u64);
+    }
 }
 
 /// The loop of [`Rig::run`] on such a queue alone.
