@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use fake::model::Abort;
 use fake::{Bench, Io, quiet};
+use nvme_core::spec::Status;
 use nvme_core::spec::log::ResetState;
 use nvme_core::time::Duration;
 use nvme_mpath::{
@@ -376,4 +377,28 @@ fn a_time_limit_ends_a_request_that_is_parked() {
     bench.run(SECOND);
     assert!(matches!(*bench.one().result.unwrap_err(), IoError::Expired { .. }));
     assert_eq!(bench.channel.parked(), 0);
+}
+
+#[test]
+fn what_a_controller_that_lives_answers_is_not_lost_with_another_queue() {
+    let mut bench = Bench::with(|o| o.fence = Fence::Strict);
+    for port in ["a", "b"] {
+        bench.connect_with(port, options());
+        bench.world.port(port, |p| p.io = Io::Hold);
+    }
+    let head = bench.head(1).unwrap();
+    for i in 0..2 {
+        bench.write(&head, i, i);
+    }
+    bench.settle();
+    assert_eq!((bench.world.held("a"), bench.world.held("b")), (1, 1));
+    // Both are seen by one poll: the one answers with the status that stands for no answer, the other
+    // is gone.
+    bench.world.port("a", |a| a.io = Io::Answer);
+    bench.world.release("a", Status::ABORTED_BY_HOST);
+    bench.world.pull("b");
+    bench.run(SECOND);
+    assert_eq!((bench.one().result, bench.channel.held()), (Ok(()), 1), "nothing to be fenced");
+    bench.run(2 * SECOND);
+    assert_eq!((bench.one().result, bench.channel.held()), (Ok(()), 0));
 }

@@ -325,6 +325,7 @@ impl Channel {
             }
             let sent = q.dirty;
             (q.woken, q.dirty) = (false, false);
+            let before = self.troubled.len();
             let ChannelQueue { queue, meter, .. } = q;
             let mut reaper = Reaper {
                 slab: &mut self.slab,
@@ -340,7 +341,7 @@ impl Channel {
             let taken = reaper.taken;
             match status {
                 QueueStatus::Failed(error) => {
-                    self.queue_died(place, error);
+                    self.queue_died(place, error, before);
                 }
                 _ => {
                     q.count(taken, sent);

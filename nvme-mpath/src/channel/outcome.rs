@@ -21,23 +21,25 @@ use crate::mailbox::Command;
 const PATH_ERROR_DELAY: Duration = Duration::from_millis(20);
 
 impl Channel {
-    /// A queue has ended: its requests go elsewhere, and the control plane is told.
-    pub(super) fn queue_died(&mut self, place: usize, error: TransportError) {
+    /// A queue has ended: its requests go elsewhere, and the control plane is told. Troubles from
+    /// `from` on are its own.
+    pub(super) fn queue_died(&mut self, place: usize, error: TransportError, from: usize) {
         let gone = self.queues.remove(place, self.sleep.epoll());
         let (association, fencing) = (gone.association, gone.fencing);
         // Closed before its requests are sent again.
         drop(gone);
-        self.mark_lost(fencing);
+        self.mark_lost(fencing, from);
         let channel = self.letters.id;
         let commands = &self.shared.commands;
         commands.send(Command::QueueFailed { association, channel, error });
         commands.send(Command::QueueReleased { association, channel });
     }
 
-    /// What a queue ended itself was not answered by a controller.
-    fn mark_lost(&mut self, fencing: Fencing) {
-        let ended = |t: &&mut Trouble| !t.lost && t.status.is(Status::ABORTED_BY_HOST);
-        for trouble in self.troubled.iter_mut().filter(ended) {
+    /// What a queue ended itself was not answered by a controller. Another queue's controller may have
+    /// answered with that status, for whatever reason, and that one lives.
+    fn mark_lost(&mut self, fencing: Fencing, from: usize) {
+        let ended = |t: &&mut Trouble| t.status.is(Status::ABORTED_BY_HOST);
+        for trouble in self.troubled.iter_mut().skip(from).filter(ended) {
             (trouble.lost, trouble.fencing) = (true, fencing);
         }
     }
