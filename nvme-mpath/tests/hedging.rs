@@ -227,3 +227,22 @@ fn a_cancelled_read_ends_once_however_it_is_answered() {
     bench.settle();
     assert_eq!((bench.one().user_data, bench.channel.in_flight()), (1, 0));
 }
+
+#[test]
+fn a_read_is_not_sent_again_to_a_namespace_that_was_formatted_meanwhile() {
+    let (mut bench, head, _) = bench(HedgeOptions::default());
+    read(&mut bench, &head, 1);
+    bench.step();
+    assert_eq!(bench.world.held("a"), 1);
+    // Eight times as many bytes would come, for the same number of blocks.
+    for port in ["a", "b"] {
+        bench.world.namespaces(port, |all| all.get_mut(&1).unwrap().lbads = 12);
+    }
+    bench.settle();
+    assert_eq!(head.geometry().block_size, 4096);
+    pass(&mut bench, MS * 5);
+    assert_eq!((head.stats().hedges, bench.done.len(), bench.world.held("b")), (0, 0, 0));
+    bench.world.release("a", Status::SUCCESS);
+    bench.settle();
+    assert_eq!((bench.one().result, bench.channel.in_flight()), (Ok(()), 0));
+}

@@ -278,6 +278,10 @@ impl Channel {
     fn send_again(&mut self, at: u32, now: Instant) -> bool {
         let entry = &self.slab[at];
         let known = &mut self.heads[entry.head];
+        // Of a namespace that has been formatted since, as many blocks are another number of bytes.
+        if known.layout != entry.layout {
+            return false;
+        }
         let first = [entry.sent_on];
         let Ok(lane) = elsewhere(known, &self.queues, &first) else {
             return false;
