@@ -22,7 +22,7 @@ use crate::dma::PAGE;
 use crate::hmb::HostBuffer;
 use crate::options::{CmbUse, Notice, Options};
 use crate::pair::Pair;
-use crate::region::RegionMap;
+use crate::region::{RegionMap, Regions};
 use crate::shadow::Shadow;
 
 /// OACS: Doorbell Buffer Config is supported (NVMe 2.1 §5.1.13.2.1).
@@ -77,7 +77,7 @@ pub(crate) struct Device {
     /// Held while the controller is being stopped.
     stopping: Mutex<()>,
     interrupts: Mutex<BTreeMap<u16, Option<Interrupt>>>,
-    regions: Mutex<Arc<RegionMap>>,
+    regions: Mutex<Regions>,
     /// Moves when `regions` does.
     regions_changed: AtomicU64,
     /// Doorbells in memory, once the controller is known to be able to look there.
@@ -290,13 +290,12 @@ impl Device {
         TransportError::Connect { address: self.address(), reason: error.to_string() }
     }
 
-    /// Replaces the map of regions.
-    pub fn change_regions(&self, change: impl FnOnce(&RegionMap) -> Option<RegionMap>) {
+    /// Changes the regions.
+    pub fn change_regions<R>(&self, change: impl FnOnce(&mut Regions) -> R) -> R {
         let mut regions = self.regions.lock();
-        if let Some(new) = change(&regions) {
-            *regions = Arc::new(new);
-            self.regions_changed.fetch_add(1, Ordering::Release);
-        }
+        let changed = change(&mut regions);
+        self.regions_changed.fetch_add(1, Ordering::Release);
+        changed
     }
 
     /// The map of regions, if it is not the one of generation `seen`.
@@ -307,7 +306,7 @@ impl Device {
             return None;
         }
         *seen = now;
-        Some(Arc::clone(&self.regions.lock()))
+        Some(Arc::clone(self.regions.lock().map()))
     }
 
     #[inline]

@@ -10,20 +10,15 @@ use crate::backend::BackendError;
 use crate::device::Device;
 use crate::dma::{DmaMapping, PAGE};
 
-/// A region that a device has mapped.
+/// Where a region is that a device has mapped.
 #[derive(Clone, Debug)]
 struct Region {
     start: usize,
     len: usize,
-    mapping: Arc<DmaMapping>,
+    pages: Arc<[u64]>,
 }
 
 impl Region {
-    fn new(mapping: Arc<DmaMapping>) -> Self {
-        let memory = mapping.memory();
-        Self { start: memory.as_ptr().addr().get(), len: memory.len(), mapping }
-    }
-
     /// How far into the region `len` bytes from `at` on begin, if they are inside.
     #[inline]
     fn offset(&self, at: usize, len: usize) -> Option<usize> {
@@ -32,10 +27,49 @@ impl Region {
     }
 }
 
-/// The regions that one device has mapped, by address.
+/// Where the regions are that one device has mapped, by address. Each queue has a copy, which it looks at
+/// anew with each submission; it keeps nothing mapped, so that a queue that stands still holds no memory.
 #[derive(Debug, Default)]
 pub(crate) struct RegionMap {
     mapped: Vec<Region>,
+}
+
+/// The regions that one device has mapped, for as long as they are here.
+#[derive(Debug, Default)]
+pub(crate) struct Regions {
+    /// With the pages that the map has.
+    mappings: Vec<(DmaMapping, Arc<[u64]>)>,
+    map: Arc<RegionMap>,
+}
+
+impl Regions {
+    pub fn map(&self) -> &Arc<RegionMap> {
+        &self.map
+    }
+
+    fn add(&mut self, mapping: DmaMapping) {
+        let memory = mapping.memory();
+        let (start, len) = (memory.as_ptr().addr().get(), memory.len());
+        let pages: Arc<[u64]> = mapping.pages().into();
+        let mut mapped = self.map.mapped.clone();
+        let at = mapped.partition_point(|region| region.start < start);
+        mapped.insert(at, Region { start, len, pages: Arc::clone(&pages) });
+        self.map = Arc::new(RegionMap { mapped });
+        self.mappings.push((mapping, pages));
+    }
+
+    fn find(&self, memory: &Arc<Memory>) -> Option<usize> {
+        self.mappings.iter().position(|(mapping, _)| Arc::ptr_eq(mapping.memory(), memory))
+    }
+
+    /// Takes a region out; it is unmapped when what is returned is dropped.
+    fn remove(&mut self, memory: &Arc<Memory>) -> Option<DmaMapping> {
+        let (mapping, pages) = self.mappings.swap_remove(self.find(memory)?);
+        let other = |region: &&Region| !Arc::ptr_eq(&region.pages, &pages);
+        let mapped = self.map.mapped.iter().filter(other).cloned().collect();
+        self.map = Arc::new(RegionMap { mapped });
+        Some(mapping)
+    }
 }
 
 impl RegionMap {
@@ -53,7 +87,7 @@ impl RegionMap {
                 region.offset(at, len)?
             }
         };
-        region.mapping.pages().get(from / PAGE..)
+        region.pages.get(from / PAGE..)
     }
 
     /// The last region that begins at an address or before.
@@ -66,23 +100,6 @@ impl RegionMap {
     pub fn find(&self, bytes: &[u8]) -> Option<&[u64]> {
         let pages = self.find_from(bytes, &mut self.search(bytes.as_ptr() as usize))?;
         pages.get(..(bytes.as_ptr() as usize % PAGE + bytes.len()).div_ceil(PAGE))
-    }
-
-    fn with(&self, mapped: Arc<DmaMapping>) -> Self {
-        let mut all = self.mapped.clone();
-        let new = Region::new(mapped);
-        let at = all.partition_point(|region| region.start < new.start);
-        all.insert(at, new);
-        Self { mapped: all }
-    }
-
-    fn has(&self, memory: &Arc<Memory>) -> bool {
-        self.mapped.iter().any(|region| Arc::ptr_eq(region.mapping.memory(), memory))
-    }
-
-    fn without(&self, memory: &Arc<Memory>) -> Self {
-        let other = |region: &&Region| !Arc::ptr_eq(region.mapping.memory(), memory);
-        Self { mapped: self.mapped.iter().filter(other).cloned().collect() }
     }
 }
 
@@ -141,28 +158,24 @@ impl Registry {
     fn remove(&self, memory: &Arc<Memory>) {
         let mut state = self.state.lock();
         state.regions.retain(|m| !Arc::ptr_eq(m, memory));
-        for device in state.devices.iter().filter_map(Weak::upgrade) {
-            device.change_regions(|map| Some(map.without(memory)));
+        let devices: Vec<Arc<Device>> = state.devices.iter().filter_map(Weak::upgrade).collect();
+        drop(state);
+        for device in devices {
+            // Unmapped when no lock is held: queues wait for that of the regions.
+            drop(device.change_regions(|regions| regions.remove(memory)));
         }
     }
 }
 
 /// Maps a region for a device, unless it has it already.
 fn map(device: &Device, memory: &Arc<Memory>) -> Result<(), BackendError> {
-    let mut result = Ok(());
-    device.change_regions(|map| {
-        if map.has(memory) {
-            return None;
+    let add = |regions: &mut Regions| {
+        if regions.find(memory).is_none() {
+            regions.add(device.backend().map_dma(memory)?);
         }
-        match device.backend().map_dma(memory) {
-            Ok(mapping) => Some(map.with(Arc::new(mapping))),
-            Err(error) => {
-                result = Err(error);
-                None
-            }
-        }
-    });
-    result
+        Ok(())
+    };
+    device.change_regions(add)
 }
 
 /// Memory that is registered until this is dropped.

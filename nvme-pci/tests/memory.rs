@@ -77,6 +77,32 @@ fn memory_of_the_program_is_reached_until_its_last_piece_is_dropped() {
 }
 
 #[test]
+fn queues_that_stand_still_keep_no_memory_of_the_program() {
+    let mut bed = Bed::new(512);
+    let device = bed.device("a");
+    let host = bed.host();
+    let (_controller, head) = connect(&host, "mem://a", persistent());
+    let mut channels = [channel(&host), channel(&host)];
+    let memory = support::Memory::new(2);
+    let registration = memory.register(&bed.transport);
+    let before = bed.transport.counters();
+    for channel in &mut channels {
+        let _ = channel.read(&head, 0, memory.buffer(0, 4096)).unwrap();
+    }
+    assert_eq!(bed.transport.counters().direct - before.direct, 2);
+    assert!(memory.is_shared());
+    drop(registration);
+    // Nothing is submitted any more that a queue could take as an occasion.
+    assert!(!memory.is_shared(), "a queue keeps memory that nobody has registered");
+    for channel in &mut channels {
+        let _ = channel.read(&head, 0, memory.buffer(0, 4096)).unwrap();
+    }
+    assert_eq!(bed.transport.counters().direct - before.direct, 2);
+    assert_eq!(device.stats().dma_errors, 0);
+    host.shutdown_forced(LIMIT).unwrap();
+}
+
+#[test]
 fn a_region_of_no_whole_pages_is_copied_and_counted() {
     let mut bed = Bed::new(512);
     bed.device("a");

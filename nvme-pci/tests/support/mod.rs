@@ -293,6 +293,11 @@ impl Memory {
         self.pages.layout.size()
     }
 
+    /// Whether somebody else still has a part of the memory.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.pages) > 1
+    }
+
     /// `len` bytes from `at` on as a region.
     pub fn region(&self, at: usize, len: usize) -> nvme_core::memory::Memory {
         assert!(at + len <= self.len());
