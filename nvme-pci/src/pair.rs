@@ -164,7 +164,7 @@ impl Pair {
             return Err(RejectReason::Full);
         };
         if let Some(place) = elsewhere {
-            self.note(slot, place, &sqe);
+            self.note(self.slots.number(cid), place, &sqe);
         }
         sqe.cid = cid.into();
         // There is room: that was looked at first.
@@ -325,10 +325,8 @@ impl Pair {
             return Err(RejectReason::TooLarge);
         }
         // Copies need pages, and so may lists, of which there are few at first.
+        let slot = self.with_lists(device, slot).ok_or(RejectReason::Full)?;
         let (group, slot) = (usize::from(slot) / LIST_SLOTS, usize::from(slot) % LIST_SLOTS);
-        if group >= self.lists.len() && !self.grow_lists(device) {
-            return Err(RejectReason::Full);
-        }
         let as_sgl = bytes.len() >= self.sgl_from;
         // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
         let at = bytes.as_ptr() as usize;
@@ -366,18 +364,25 @@ impl Pair {
         Ok(Place::Bounce(chain))
     }
 
-    /// Adds memory for lists of more slots. If there is none, commands wait for those in flight.
+    /// The slot that is used next, which was to be `slot`: one that has memory for lists. Where there is
+    /// no more, commands wait for those in flight that have some.
+    #[inline]
+    fn with_lists(&mut self, device: &Device, slot: u16) -> Option<u16> {
+        let have = self.lists.len() * LIST_SLOTS;
+        if usize::from(slot) < have { Some(slot) } else { self.grow_lists(device) }
+    }
+
+    /// Adds memory for lists of more slots, if there is some; the slot that is used next.
     #[cold]
-    fn grow_lists(&mut self, device: &Device) -> bool {
-        if !self.may_grow() {
-            return false;
+    fn grow_lists(&mut self, device: &Device) -> Option<u16> {
+        if self.may_grow() {
+            let len = LIST_SLOTS * self.list_pages * PAGE;
+            match device.backend().alloc_dma(len, PAGE) {
+                Ok(memory) => self.lists.push(memory),
+                Err(_) => self.outgrown = PAUSE,
+            }
         }
-        let len = LIST_SLOTS * self.list_pages * PAGE;
-        match device.backend().alloc_dma(len, PAGE) {
-            Ok(memory) => self.lists.push(memory),
-            Err(_) => self.outgrown = PAUSE,
-        }
-        self.outgrown == 0
+        self.slots.prefer_below(self.lists.len() * LIST_SLOTS)
     }
 
     /// Whether memory is asked for: not while that was refused a short time ago, since it takes a

@@ -135,6 +135,23 @@ impl Slots {
         (self.free != END).then_some(self.free)
     }
 
+    /// Has the next [`put`](Self::put) use a slot with a number below `most`; which, if one is free.
+    #[cold]
+    pub fn prefer_below(&mut self, most: usize) -> Option<u16> {
+        let mut before = None;
+        let mut at = self.free;
+        while usize::from(at) >= most {
+            before = Some(at);
+            at = self.slots.get(usize::from(at))?.next;
+        }
+        if let Some(before) = before {
+            let after = std::mem::replace(&mut self.slots[usize::from(at)].next, self.free);
+            self.slots[usize::from(before)].next = after;
+            self.free = at;
+        }
+        Some(at)
+    }
+
     /// Puts a command into the slot that [`next_free`](Self::next_free) told, and takes its data,
     /// which the device finds where it is; its identifier.
     #[inline]
@@ -156,12 +173,18 @@ impl Slots {
     /// The command that a completion is for, by the slot's number.
     #[inline]
     pub fn find(&self, cid: u16) -> Result<(u16, &InFlight), BadCid> {
-        let at = cid & ((1 << self.bits) - 1);
+        let at = self.number(cid);
         let slot = self.slots.get(usize::from(at)).ok_or(BadCid::Unknown)?;
         if u32::from(cid) >> self.bits != u32::from(slot.generation) {
             return Err(BadCid::Stale);
         }
         if slot.used { Ok((at, &slot.command)) } else { Err(BadCid::Unknown) }
+    }
+
+    /// The number of the slot whose commands have such an identifier.
+    #[inline]
+    pub const fn number(&self, cid: u16) -> u16 {
+        cid & ((1 << self.bits) - 1)
     }
 
     /// The identifier of the command with this tag. Looks at all slots. Commands of the driver's own
@@ -234,6 +257,23 @@ mod tests {
         assert_eq!(take(&mut slots, 3).unwrap_err(), BadCid::Unknown, "no such slot");
         let left: Vec<Tag> = slots.used().into_iter().map(|at| slots.free(at).unwrap().0).collect();
         assert_eq!((left, slots.in_flight()), (vec![0, 2], 0));
+    }
+
+    #[test]
+    fn a_slot_with_a_low_number_is_found_behind_others() {
+        let mut slots = Slots::new(6);
+        let cids: Vec<u16> = (0..6).map(|t| put(&mut slots, t).unwrap()).collect();
+        assert_eq!(slots.prefer_below(6), None, "none is free");
+        for cid in [1, 0, 3, 5] {
+            take(&mut slots, cids[cid]).unwrap();
+        }
+        assert_eq!(slots.prefer_below(6), Some(5), "the one that it is anyway");
+        assert_eq!(slots.prefer_below(2), Some(0));
+        assert_eq!((slots.prefer_below(1), slots.next_free()), (Some(0), Some(0)));
+        put(&mut slots, 10).unwrap();
+        assert_eq!((slots.prefer_below(1), slots.next_free()), (None, Some(5)));
+        let order: Vec<u16> = (0..3).map(|_| put(&mut slots, 11).unwrap() & 7).collect();
+        assert_eq!((order, slots.next_free()), (vec![5, 3, 1], None));
     }
 
     #[test]
