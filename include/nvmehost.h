@@ -1101,6 +1101,10 @@ int nvmeh_channel_parked(struct nvmeh_channel *channel);
 // Requests without a callback are not told of. From within a callback of the channel it closes it
 // and returns; the rest is called back for when that callback has returned. NULL is fine.
 //
+// What a controller on a PCI bus has is cancelled first, as by nvmeh_channel_cancel_all(), and waited
+// for: until it has been aborted, or the controller has been reset, which it is after io_timeout. It
+// may end as it would have without that. Otherwise this does not block.
+//
 // Thread: the channel's (a debug build leaves it alone on another, and says so by
 // nvmeh_last_error()). In the child of a fork nothing but the handle ends.
 void nvmeh_channel_destroy(struct nvmeh_channel *channel);

@@ -223,6 +223,11 @@ impl State {
     fn take_done(&mut self) -> Result<()> {
         let mut done = std::mem::take(&mut self.done);
         self.channel()?.poll(&mut done);
+        self.take_in(done);
+        Ok(())
+    }
+
+    fn take_in(&mut self, mut done: Vec<IoCompletion>) {
         for c in done.drain(..) {
             let flags = if c.uncertain { NVMEH_OUTCOME_UNKNOWN } else { 0 };
             let (errno, status) = c.result.as_ref().map_or_else(|e| io_errno(e), |()| (0, 0));
@@ -233,14 +238,15 @@ impl State {
             self.finish(c.user_data, End { result, flags, nvme_status, value, buffer: c.buffer });
         }
         self.done = done;
-        Ok(())
     }
 
     /// Closes the channel. Nothing touches a buffer any more; what was under way ends as cancelled.
     fn close(&mut self) {
-        if self.channel.take().is_none() {
-            return;
-        }
+        let Some(mut channel) = self.channel.take() else { return };
+        let mut done = std::mem::take(&mut self.done);
+        channel.quiesce(&mut done);
+        drop(channel);
+        self.take_in(done);
         for at in 0..self.requests.len() {
             let request = &self.requests[at];
             if !request.free {
@@ -571,6 +577,10 @@ pub unsafe extern "C" fn nvmeh_channel_parked(channel: *mut nvmeh_channel) -> c_
 /// that write with NVMEH_OUTCOME_UNKNOWN; when it returns, nothing touches their memory any more.
 /// Requests without a callback are not told of. From within a callback of the channel it closes it
 /// and returns; the rest is called back for when that callback has returned. NULL is fine.
+///
+/// What a controller on a PCI bus has is cancelled first, as by nvmeh_channel_cancel_all(), and waited
+/// for: until it has been aborted, or the controller has been reset, which it is after io_timeout. It
+/// may end as it would have without that. Otherwise this does not block.
 ///
 /// Thread: the channel's (a debug build leaves it alone on another, and says so by
 /// nvmeh_last_error()). In the child of a fork nothing but the handle ends.

@@ -3,11 +3,15 @@
 
 mod support;
 
-use nvme_core::buffer::Buffer;
-use nvme_core::memory::{DmaBuf, Memory, Page};
-use nvme_mpath::{Channel, Head};
 use std::sync::Arc;
-use support::{Bed, LIMIT, NQN, channel, connect, pattern, persistent};
+use std::time::Duration;
+
+use nvme_core::buffer::Buffer;
+use nvme_core::controller::State;
+use nvme_core::memory::{DmaBuf, Memory, Page};
+use nvme_mpath::{Channel, ChannelOptions, Head, IoRequest, OverdueAction};
+use nvme_target::PciFault;
+use support::{Bed, LIMIT, NQN, channel, connect, pattern, persistent, wait_until};
 
 /// Writes and reads back, in this memory, and gives it back.
 fn verify(channel: &mut Channel, head: &Arc<Head>, mut memory: DmaBuf, version: u64) -> DmaBuf {
@@ -100,6 +104,47 @@ fn queues_that_stand_still_keep_no_memory_of_the_program() {
     assert_eq!(bed.transport.counters().direct - before.direct, 2);
     assert_eq!(device.stats().dma_errors, 0);
     host.shutdown_forced(LIMIT).unwrap();
+}
+
+#[test]
+fn a_quiet_channel_has_left_nothing_with_a_device() {
+    for action in [OverdueAction::AbortThenReset, OverdueAction::Reset] {
+        let mut bed = Bed::new(512);
+        let device = bed.device("a");
+        let host = bed.host();
+        let mut options = persistent();
+        options.on_timeout.reads = action;
+        let (controller, head) = connect(&host, "mem://a", options);
+        let mut options = ChannelOptions::default();
+        options.io_timeout = Duration::from_millis(500);
+        let mut channel = host.channel(options).unwrap();
+        let memory = support::Memory::new(3);
+        let _registration = memory.register(&bed.transport);
+        let _ = channel.read(&head, 0, memory.buffer(0, 4096)).unwrap();
+        let mut done = Vec::new();
+        channel.quiesce(&mut done);
+        assert!(done.is_empty());
+        // It takes reads, and writes again and again to where their data are to go.
+        device.add_fault(PciFault::Stall);
+        for at in 0..3 {
+            let buffer = memory.buffer(at * 4096, 4096);
+            channel.submit(&head, IoRequest::read(0, buffer, at as u64)).unwrap();
+        }
+        wait_until("the reads to be kept", || {
+            channel.poll(&mut done);
+            device.kept() == 3
+        });
+        channel.quiesce(&mut done);
+        assert_eq!((done.len(), channel.in_flight(), device.kept()), (3, 0, 0));
+        drop(channel);
+        memory.fill(0x22);
+        wait_until("the way back", || controller.state() == State::Live);
+        // The device has looked at everything that it has.
+        assert!(controller.power_state(LIMIT).is_ok());
+        assert!(memory.is_filled_with(0x22));
+        device.clear_faults();
+        host.shutdown_forced(LIMIT).unwrap();
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod abi;
 mod bench;
 mod beyond;
 mod fio;
+mod letgo;
 mod matrix;
 mod misuse;
 mod nbd;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nvme_core::spec::Sqe;
 use nvme_core::time::Instant;
-use nvme_core::transport::{Data, Queue, Rejected, Tag};
+use nvme_core::transport::{Data, Queue, QueueSetup, Rejected, Tag};
 use rustix::event::epoll;
 
 use super::pace::{Kind, Pace};
@@ -225,6 +225,12 @@ impl Queues {
 
     pub(super) const fn len(&self) -> usize {
         self.list.len()
+    }
+
+    /// Whether a device on a bus has commands of the channel.
+    pub(super) fn are_in_memory(&self) -> bool {
+        let is = |q: &ChannelQueue| q.queue.setup() != QueueSetup::Connect;
+        self.list.iter().any(|q| q.queue.in_flight() > 0 && is(q))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &ChannelQueue> {
