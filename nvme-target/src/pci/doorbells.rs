@@ -1,11 +1,39 @@
-//! Doorbells in shared memory: looked at instead of being written to.
+//! Doorbells: registers that are written to, or words in shared memory that are looked at instead.
 
 use std::sync::Arc;
 
 use super::engine::Engine;
 use super::memory::Doorbells;
+use crate::aer::AsyncEvent;
 
 impl Engine {
+    pub fn doorbell(&mut self, at: usize, value: u32) {
+        self.follow_subsystem();
+        let stride = 4usize << self.config.dstrd;
+        let (number, rest) = (at / stride, at % stride);
+        let qid = u16::try_from(number / 2).unwrap_or(u16::MAX);
+        let sq = number.is_multiple_of(2);
+        let known = if rest != 0 || !self.running {
+            None
+        } else if sq {
+            self.stats.sq_doorbells += 1;
+            let queue = self.sqs.get_mut(&qid).filter(|q| value < q.entries);
+            queue.map(|q| q.tail = value)
+        } else {
+            self.stats.cq_doorbells += 1;
+            let queue = self.cqs.get_mut(&qid).filter(|q| value < q.entries);
+            queue.map(|q| q.head = value)
+        };
+        if known.is_none() {
+            self.stats.bad_doorbells += 1;
+            if self.running {
+                // Error, Write to Invalid Doorbell Register (NVMe 2.1 §5.1.2.1).
+                let event = AsyncEvent { event_type: 0, info: 0, log: 1 };
+                self.subsystem.lock().raise(event, |c| c.cntlid == self.binding.cntlid);
+            }
+        }
+    }
+
     pub fn attach_doorbells(&mut self, doorbells: Option<Arc<dyn Doorbells>>) {
         self.doorbells = doorbells;
     }

@@ -15,8 +15,11 @@ mod execute;
 mod host_memory;
 mod memory;
 mod peer;
+mod registers;
+mod reset;
 mod rings;
 mod shadow;
+mod turn;
 
 pub use config::{PciConfig, PciFault};
 pub use device::{PciDevice, PciStats, PciWorker};
