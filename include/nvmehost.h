@@ -1117,9 +1117,9 @@ void nvmeh_channel_destroy(struct nvmeh_channel *channel);
 // Returns 0; -EAGAIN: the channel is full, poll and try again; -EINVAL: no length, or offset or length
 // no multiple of the block size, or a flag that does not exist; -ERANGE: not inside the namespace;
 // -EMSGSIZE: more than one request can move (nvmeh_head_geometry()); -EROFS, -EOPNOTSUPP (metadata
-// beside the data is missing, or not wanted), -EXDEV (a head of another host), -EOVERFLOW (lengths of an iovec), -ESHUTDOWN,
-// -EPERM, -EFAULT, -EBADF, -ECHILD: nothing was submitted. Whatever goes wrong later is told by the
-// completion.
+// beside the data is missing, or not wanted), -EXDEV (a head of another host), -EOVERFLOW (lengths of
+// an iovec), -ESHUTDOWN, -EPERM, -EFAULT, -EBADF, -ECHILD: nothing was submitted. Whatever goes wrong
+// later is told by the completion.
 // Thread: the channel's; from within a callback, too.
 int nvmeh_submit_read(struct nvmeh_channel *channel,
                       const struct nvmeh_head *head,

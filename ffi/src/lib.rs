@@ -12,6 +12,7 @@ mod admin;
 mod arch;
 mod buffers;
 mod channel;
+mod completion;
 mod controller;
 mod discovery;
 mod drive;
@@ -21,8 +22,10 @@ mod head;
 #[cfg(feature = "test-hooks")]
 mod hooks;
 mod host;
+mod in_flight;
 mod io;
 mod object;
+mod option_table;
 mod options;
 mod passthrough;
 mod paths;
@@ -35,5 +38,6 @@ mod snapshot;
 mod stats;
 mod submit;
 mod version;
+mod without_data;
 
 pub use options::NVMEH_FOREVER;

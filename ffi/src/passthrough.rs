@@ -6,9 +6,11 @@ use nvme_mpath::core::buffer::Buffer;
 use nvme_mpath::{BlockingError, IoOp, PassthroughCommand};
 
 use crate::buffers::gather;
-use crate::channel::{Ticket, nvmeh_callback, nvmeh_channel};
+use crate::channel::nvmeh_channel;
+use crate::completion::nvmeh_callback;
 use crate::error::{Error, Result, io_errno};
 use crate::head::nvmeh_head;
+use crate::in_flight::Ticket;
 use crate::object::{Sizable, duration, enter, look, put, take};
 use crate::options::NVMEH_FOREVER;
 

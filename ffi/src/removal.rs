@@ -1,12 +1,34 @@
 //! The delayed removal of a head.
 
 use std::ffi::c_int;
+use std::sync::Arc;
+
+use nvme_mpath::{DelayedRemoval, Head};
 
 use crate::error::Error;
 use crate::head::nvmeh_head;
 use crate::host::{window_of, with_window};
 use crate::object::enter;
 use crate::options::window;
+
+/// Changes the window for one cause, or for each.
+///
+/// # Safety
+/// `head` is NULL or a handle.
+unsafe fn change(
+    head: *mut nvmeh_head,
+    cause: c_int,
+    ms: u64,
+    set: fn(&Arc<Head>, DelayedRemoval),
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        enter(head, |h| {
+            set(&h.head, with_window(h.head.delayed_removal(), cause, window(ms))?);
+            Ok(0)
+        })
+    }
+}
 
 /// Sets how long this head outlives its last path, in milliseconds: 0: not at all; NVMEH_FOREVER:
 /// without end. A removal that is pending is counted anew from the moment of the loss; if it is over
@@ -23,13 +45,7 @@ pub unsafe extern "C" fn nvmeh_head_set_delayed_removal(
     ms: u64,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe {
-        enter(head, |h| {
-            let windows = with_window(h.head.delayed_removal(), cause, window(ms))?;
-            h.head.set_delayed_removal(windows);
-            Ok(0)
-        })
-    }
+    unsafe { change(head, cause, ms, Head::set_delayed_removal) }
 }
 
 /// Reads what nvmeh_head_set_delayed_removal() sets.
@@ -95,11 +111,5 @@ pub unsafe extern "C" fn nvmeh_head_set_next_delayed_removal(
     ms: u64,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe {
-        enter(head, |h| {
-            let windows = with_window(h.head.delayed_removal(), cause, window(ms))?;
-            h.head.set_next_delayed_removal(windows);
-            Ok(0)
-        })
-    }
+    unsafe { change(head, cause, ms, Head::set_next_delayed_removal) }
 }

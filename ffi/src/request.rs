@@ -6,7 +6,8 @@ use std::ptr::NonNull;
 use libc::iovec;
 use nvme_mpath::IoOp;
 
-use crate::channel::{nvmeh_callback, nvmeh_channel};
+use crate::channel::nvmeh_channel;
+use crate::completion::nvmeh_callback;
 use crate::error::{Error, Result, tell};
 use crate::head::nvmeh_head;
 use crate::object::{Sizable, duration, take};

@@ -10,9 +10,11 @@ use nvme_mpath::core::buffer::Buffer;
 use nvme_mpath::{BlockingError, Geometry, IoOp, IoRequest};
 
 use crate::buffers::{Pieces, gather};
-use crate::channel::{Ticket, nvmeh_callback, nvmeh_channel};
+use crate::channel::nvmeh_channel;
+use crate::completion::nvmeh_callback;
 use crate::error::{Error, Result, io_errno};
 use crate::head::nvmeh_head;
+use crate::in_flight::Ticket;
 use crate::io::{NVMEH_FUA, NVMEH_HEDGE};
 use crate::object::{enter, look};
 

@@ -13,7 +13,7 @@ fn generate() -> String {
         .filter(|path| path.is_file() && !path.ends_with("lib.rs") && !path.ends_with("hooks.rs"))
         .collect();
     // What C reads first comes first.
-    const ORDER: [&str; 13] = [
+    const ORDER: [&str; 15] = [
         "version",
         "error",
         "options",
@@ -23,8 +23,10 @@ fn generate() -> String {
         "admin",
         "head",
         "paths",
+        "completion",
         "channel",
         "io",
+        "without_data",
         "request",
         "events",
     ];
