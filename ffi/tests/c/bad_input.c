@@ -1,32 +1,11 @@
 /* What no program should do, and the answers. bad_input URL */
 #define _POSIX_C_SOURCE 200809L
-#include <nvmehost.h>
+#include "must.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
-
-#define MUST(what)                                                                                 \
-    do {                                                                                           \
-        int r_ = (what);                                                                           \
-        if (r_ < 0) {                                                                              \
-            fprintf(stderr, "%d: %s: %d, %s\n", __LINE__, #what, r_, nvmeh_last_error());          \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-#define IS(what, wanted)                                                                           \
-    do {                                                                                           \
-        int r_ = (what);                                                                           \
-        if (r_ != (wanted)) {                                                                      \
-            fprintf(stderr, "%d: %s is %d, not %s: %s\n", __LINE__, #what, r_, #wanted, nvmeh_last_error()); \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-#define SAYS(text) IS(strstr(nvmeh_last_error(), text) != NULL, 1)
 
 static struct nvmeh_host *host;
 static struct nvmeh_controller *controller;

@@ -2,31 +2,9 @@
  * and the abort of what is cancelled. beyond URL. Namespace 1 has blocks of 4096 bytes, namespace 2 has 8
  * bytes of metadata after each; compares are not answered. */
 #define _POSIX_C_SOURCE 200809L
-#include <nvmehost.h>
+#include "must.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define MUST(what)                                                                                 \
-    do {                                                                                           \
-        int r_ = (what);                                                                           \
-        if (r_ < 0) {                                                                              \
-            fprintf(stderr, "%d: %s: %d, %s\n", __LINE__, #what, r_, nvmeh_last_error());          \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-#define IS(what, wanted)                                                                           \
-    do {                                                                                           \
-        long long r_ = (long long)(what);                                                          \
-        if (r_ != (long long)(wanted)) {                                                           \
-            fprintf(stderr, "%d: %s is %lld, not %s: %s\n", __LINE__, #what, r_, #wanted,          \
-                    nvmeh_last_error());                                                           \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-#define SAYS(text) IS(strstr(nvmeh_last_error(), text) != NULL, 1)
 
 static const char *url;
 static struct nvmeh_host *host;

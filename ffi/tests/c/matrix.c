@@ -4,11 +4,9 @@
  * loader.c loads, which then closes it. */
 #define _POSIX_C_SOURCE 200809L
 #include "matrix.h"
+#include "must.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,14 +16,6 @@ static unsigned char block[4096];
 static unsigned ended;
 static int result;
 
-#define MUST(what)                                                                                 \
-    do {                                                                                           \
-        int r_ = (what);                                                                           \
-        if (r_ < 0) {                                                                              \
-            fprintf(stderr, "%s:%d: %s: %d, %s\n", __FILE__, __LINE__, #what, r_, nvmeh_last_error()); \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 #define CHECK(what)                                                                                \
     do {                                                                                           \
         if (!(what)) {                                                                             \

@@ -1,29 +1,9 @@
 /* What C can do beyond plain I/O: policies, hedging, fencing, time limits, latencies, admin commands,
  * discovery, memory of its own. reach URL URL DISCOVERY_URL */
 #define _POSIX_C_SOURCE 200809L
-#include <nvmehost.h>
+#include "must.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define MUST(what)                                                                                 \
-    do {                                                                                           \
-        int r_ = (what);                                                                           \
-        if (r_ < 0) {                                                                              \
-            fprintf(stderr, "%d: %s: %d, %s\n", __LINE__, #what, r_, nvmeh_last_error());          \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-#define IS(what, wanted)                                                                           \
-    do {                                                                                           \
-        long r_ = (long)(what);                                                                    \
-        if (r_ != (long)(wanted)) {                                                                \
-            fprintf(stderr, "%d: %s is %ld, not %s: %s\n", __LINE__, #what, r_, #wanted, nvmeh_last_error()); \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static struct nvmeh_host *host;
 static struct nvmeh_controller *path[2];
