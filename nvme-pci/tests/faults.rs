@@ -230,6 +230,7 @@ fn stalled_read(host: &Host, device: &nvme_target::PciDevice, bed: &Bed, direct:
     // From here on the memory is the caller's: whoever else writes there shows.
     memory.fill(0xa5);
     device.clear_faults();
+    // Nothing tells of a write that does not come: the device, its thread and the host's get time for one.
     for _ in 0..50 {
         device.step();
         std::thread::sleep(Duration::from_millis(1));

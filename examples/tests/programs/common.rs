@@ -62,7 +62,8 @@ pub fn wait_for_io(target: &Target) {
     wait_for(target, |t| t.stats().io_commands.values().sum::<u64>() >= 2000);
 }
 
-/// Waits until something is the case.
+/// Waits until something is the case. (By looking again and again: the target's counters tell nobody
+/// when they move.)
 pub fn wait_for(target: &Target, is_so: impl Fn(&Target) -> bool) {
     let until = Instant::now() + LIMIT;
     while !is_so(target) {

@@ -20,7 +20,8 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    /// Waits for a line with all of these words.
+    /// Waits for a line with all of these words. (By reading the file again and again: the guest tells
+    /// of nothing that it was not asked for.)
     fn until(&mut self, words: &[&str]) {
         let end = Instant::now() + LIMIT;
         loop {
@@ -36,7 +37,8 @@ impl Story<'_> {
         }
     }
 
-    /// Waits until the disk has written much more, over whichever path.
+    /// Waits until the disk has written much more, over whichever path. (By asking again and again: QEMU
+    /// has the count, and no event for it.)
     fn until_work_goes_on(&self) {
         let begun = written(self.guest);
         let end = Instant::now() + LIMIT;

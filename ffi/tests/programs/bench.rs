@@ -2,11 +2,14 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 pub const NQN: &str = "nqn.2026-01.org.example:c";
 
@@ -85,18 +88,20 @@ pub fn finish(command: &mut Command) -> Output {
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let out = std::thread::spawn(move || read(out));
     let err = std::thread::spawn(move || read(err));
-    let begun = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("a child that can be waited for") {
-            break status;
-        }
-        if begun.elapsed() > LIMIT {
-            child.kill().expect("a child that can be ended");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    if !ends_within(&child, LIMIT) {
+        child.kill().expect("a child that can be ended");
+    }
+    let status = child.wait().expect("a child that can be waited for");
     let text = |t: std::thread::JoinHandle<Vec<u8>>| t.join().expect("a reader");
     Output { status, stdout: text(out), stderr: text(err) }
+}
+
+/// Sleeps until a child has ended, at most for so long.
+fn ends_within(child: &Child, limit: Duration) -> bool {
+    let end = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("a descriptor of it");
+    let limit = Timespec::try_from(limit).expect("a limit");
+    let ended = retry_on_intr(|| poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&limit)));
+    ended.expect("a child that can be waited for") > 0
 }
 
 fn read(from: Option<impl std::io::Read>) -> Vec<u8> {

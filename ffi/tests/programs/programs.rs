@@ -64,7 +64,8 @@ pub fn target() -> Target {
     builder.listen("127.0.0.1:0").listen("127.0.0.1:0").start().expect("a target")
 }
 
-/// Waits until something is so; false if the program has ended before.
+/// Waits until something is so; false if the program has ended before. (By looking again and again: what
+/// is waited for are counters, of the target's and of a guest's, that tell nobody when they move.)
 pub fn until(what: &str, running: &dyn Fn() -> bool, mut is: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while !is() {
