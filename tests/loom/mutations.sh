@@ -5,6 +5,8 @@
 # the first of them saw. Fails if no model fails, or others than those that are about the rule.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
+# shellcheck source=tests/broken-copy.sh
+. "$root/tests/broken-copy.sh"
 scratch=${SCRATCH:-${TMPDIR:-/tmp}/nvme-loom-mutations}
 
 # NAME, FILE, MODULE of the models that must find it, and a Perl expression that must change the file.
@@ -23,13 +25,7 @@ own-count-taken-for-others|nvme-mpath/src/load.rs|counts|s/(let others = self\.g
 LIST
 }
 
-mkdir -p "$scratch"
-export CARGO_TARGET_DIR="$scratch/target" CARGO_INCREMENTAL=1
-export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0
-# All files are new, so that nothing of an earlier run's last mutation stays in what was built.
-rm -rf "$scratch/tree"
-mkdir "$scratch/tree"
-(cd "$root" && tar cf - --exclude=./target --exclude=./.git .) | tar xmf - -C "$scratch/tree"
+fresh_copy "$root" "$scratch"
 
 # Runs the models of the copy. Returns 0 if all hold, 1 if one does not, 2 if it does not compile.
 models() {

@@ -7,6 +7,8 @@
 # With --fit alone, only whether each of them changes the source that it names; nothing is built.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
+# shellcheck source=tests/broken-copy.sh
+. "$root/tests/broken-copy.sh"
 scratch=${SCRATCH:-${TMPDIR:-/tmp}/nvme-sim-mutations}
 last=${LAST:-10000}
 
@@ -48,14 +50,7 @@ if [ "${1:-}" = --fit ]; then
     exit $unfit
 fi
 
-mkdir -p "$scratch"
-# Built anew after each change: quickly rather than to the last cycle.
-export CARGO_TARGET_DIR="$scratch/target" CARGO_INCREMENTAL=1
-export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0
-# All files are new, so that nothing of an earlier run's last mutation stays in what was built.
-rm -rf "$scratch/tree"
-mkdir "$scratch/tree"
-(cd "$root" && tar cf - --exclude=./target --exclude=./.git .) | tar xmf - -C "$scratch/tree"
+fresh_copy "$root" "$scratch"
 
 # Builds the copy, runs seeds up to $2, and tells what was found first.
 try() {
