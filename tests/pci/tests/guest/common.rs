@@ -1,5 +1,4 @@
 //! What tests in the guest have in common.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
