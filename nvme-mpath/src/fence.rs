@@ -95,5 +95,5 @@ pub(crate) fn reported(info: &ControllerInfo) -> bool {
 pub(crate) fn time_to_quiesce(info: &ControllerInfo, keep_alive: Duration) -> Duration {
     let keep_alive = if keep_alive.is_zero() { ASSUMED_KEEP_ALIVE } else { keep_alive };
     let times = if info.traffic_based_keep_alive { 3 } else { 2 };
-    keep_alive * times + info.quiesce_time
+    keep_alive.saturating_mul(times).saturating_add(info.quiesce_time)
 }

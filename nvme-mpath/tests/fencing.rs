@@ -132,6 +132,24 @@ fn the_time_follows_from_keep_alive_and_quiesce_time() {
 }
 
 #[test]
+fn a_keep_alive_timeout_without_end_is_a_fence_without_end() {
+    let mut bench = Bench::with(|o| o.fence = Fence::Strict);
+    let mut options = quiet();
+    options.keep_alive = Duration::MAX;
+    bench.connect_with("a", options);
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| a.io = Io::Hold);
+    bench.write(&head, 5, 7);
+    bench.settle();
+    bench.world.pull("a");
+    bench.run(SECOND);
+    assert_eq!((bench.channel.held(), bench.done.len()), (1, 0));
+    assert_eq!(bench.channel.cancel_all(), 1);
+    bench.settle();
+    assert!(bench.one().uncertain);
+}
+
+#[test]
 fn a_reset_by_another_controller_ends_the_hold_at_once() {
     let (mut bench, _, _) = lost_write(RESETS, Fence::Auto);
     bench.settle();

@@ -61,7 +61,7 @@ const IDLE_ROUNDS: u32 = 64;
 ///
 /// Dropping a channel gives its idle queues back, for the next channel, and closes the others;
 /// requests that are under way are not completed, and their buffers are dropped after the queues are
-/// closed.
+/// closed; those that a device on a bus has, when it has let go of them ([`quiesce`](Self::quiesce)).
 pub struct Channel {
     shared: Arc<Shared>,
     letters: Arc<ChannelShared>,
