@@ -1,16 +1,24 @@
 #!/usr/bin/env python3
-"""Makes docs/watch.svg and docs/timeline.svg: `nvmeh watch` on a terminal while paths are cut, and the
-picture of a run of the quickstart. Needs tmux; with rsvg-convert (Debian's librsvg2-bin) it also writes
-both as PNG into the directory given as the first argument.
+"""Makes docs/watch.svg, docs/watch-one-path.svg and docs/timeline.svg: `nvmeh watch` on a terminal while
+paths are cut, and the picture of a run of the quickstart. Needs tmux; with rsvg-convert (Debian's
+librsvg2-bin) it also writes them as PNG into the directory given with --png.
 
     cargo build --release --bins --examples -p nvme-host-examples
-    docs/screenshots.py [DIRECTORY]
+    docs/screenshots.py [--into DIRECTORY] [--png DIRECTORY]
+
+To be run when the look of these programs has changed. It waits for what they show and fails where that does
+not come; so a test (examples/tests/programs/screenshots.rs) runs it, too, into a directory of its own.
 
 TARGET_DIR and PROFILE (release) say where the programs are.
 """
-import html, json, os, pathlib, re, shlex, subprocess, sys, time
+import argparse, html, json, os, pathlib, re, shlex, subprocess, sys, time
 
 docs = pathlib.Path(__file__).resolve().parent
+parser = argparse.ArgumentParser(description="Makes the pictures in docs.")
+parser.add_argument("--into", type=pathlib.Path, default=docs, metavar="DIRECTORY")
+parser.add_argument("--png", type=pathlib.Path, metavar="DIRECTORY")
+arguments = parser.parse_args()
+terminal = f"nvmeh-docs-{os.getpid()}"
 programs = pathlib.Path(os.environ.get("TARGET_DIR", docs.parent / "target"), os.environ.get("PROFILE", "release"))
 COLUMNS, ROWS, WIDE, HIGH = 150, 30, 8.0, 17.0
 NAMED = ["#24292f", "#cf222e", "#2da44e", "#bf8700", "#0969da", "#8250df", "#1b7c83", "#d0d7de",
@@ -21,7 +29,7 @@ BLOCKS = {c: n / 8 for n, c in enumerate(" ▁▂▃▄▅▆▇█")}
 
 
 def tmux(*words):
-    return subprocess.run(["tmux", "-L", "nvmeh-docs", *words], check=True, text=True, capture_output=True).stdout
+    return subprocess.run(["tmux", "-L", terminal, *words], check=True, text=True, capture_output=True).stdout
 
 
 def screen(colours=False):
@@ -116,17 +124,18 @@ def watch():
         tmux("send-keys", "-t", "watch", "q")
         return one, both
     finally:
-        subprocess.run(["tmux", "-L", "nvmeh-docs", "kill-server"], capture_output=True)
+        subprocess.run(["tmux", "-L", terminal, "kill-server"], capture_output=True)
         target.terminate()
         target.wait()
 
 
 one, both = watch()
-(docs / "watch-one-path.svg").write_text(svg(one))
-(docs / "watch.svg").write_text(svg(both))
+(arguments.into / "watch-one-path.svg").write_text(svg(one))
+(arguments.into / "watch.svg").write_text(svg(both))
 story = subprocess.run([programs / "examples/quickstart", "--json"], check=True, text=True, capture_output=True).stdout
-subprocess.run([programs / "nvmeh", "timeline", "-", "--svg", docs / "timeline.svg"], input=story, text=True, check=True)
-if len(sys.argv) > 1:
+timeline = [programs / "nvmeh", "timeline", "-", "--svg", arguments.into / "timeline.svg"]
+subprocess.run(timeline, input=story, text=True, check=True)
+if arguments.png:
     for name in ("watch-one-path", "watch", "timeline"):
-        png = pathlib.Path(sys.argv[1], f"{name}.png")
-        subprocess.run(["rsvg-convert", docs / f"{name}.svg", "-o", png], check=True)
+        picture = [arguments.into / f"{name}.svg", "-o", arguments.png / f"{name}.png"]
+        subprocess.run(["rsvg-convert", *picture], check=True)

@@ -1,6 +1,7 @@
 //! A target in a process of its own, so that what the host uses can be told from what it uses.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
@@ -63,8 +64,21 @@ impl Elsewhere {
     /// # Errors
     /// When it does not start.
     pub fn start(subsystems: usize, namespaces: u32, listeners: usize) -> io::Result<Self> {
+        Self::of(&std::env::current_exe()?, subsystems, namespaces, listeners)
+    }
+
+    /// Starts another program that knows such words.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn of(
+        program: &Path,
+        subsystems: usize,
+        namespaces: u32,
+        listeners: usize,
+    ) -> io::Result<Self> {
         let numbers = [subsystems, namespaces as usize, listeners].map(|n| n.to_string());
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(program);
         command.arg("target").args(numbers).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let out = child.stdout.take().ok_or_else(|| io::Error::other("no output"))?;

@@ -4,7 +4,9 @@
 #![deny(unsafe_code)]
 
 pub mod bare;
+pub mod callgrind;
 pub mod connecting;
+pub mod counted;
 pub mod elsewhere;
 pub mod floor;
 pub mod footprint;
@@ -63,6 +65,8 @@ pub struct Rig {
     next: u64,
     /// Buffers are in memory that devices reach.
     direct: bool,
+    /// Answers are given so much time to come before they are looked for.
+    pause: Option<Duration>,
     /// What reaches the device, if it is one.
     device: Option<PciTransport>,
 }
@@ -117,7 +121,7 @@ impl Rig {
         let subnqn = Nqn::new(subnqn).expect("a valid name");
         let head = host.wait_head(&subnqn, 1, Duration::from_secs(10)).expect("namespace 1");
         let (done, spare) = (Vec::new(), Vec::new());
-        Self { channel, head, host, done, spare, next: 0, direct: false, device: None }
+        Self { channel, head, host, done, spare, next: 0, direct: false, pause: None, device: None }
     }
 
     /// Connects to all listeners of a target, with `query` appended to each URL.
@@ -128,6 +132,18 @@ impl Rig {
     pub fn on(target: &Target, listeners: usize, query: &str) -> Self {
         let url = |i| format!("tcp://{}/{SUBNQN}{query}", target.addr(i).expect("an address"));
         Self::connect(&(0..listeners).map(url).collect::<Vec<_>>(), SUBNQN)
+    }
+
+    /// Lets so much time pass before answers are looked for, so that they are there and nothing is
+    /// executed in vain.
+    pub const fn set_pause(&mut self, pause: Duration) {
+        self.pause = Some(pause);
+    }
+
+    // A function of its own, so that what is done in it can be left out.
+    #[inline(never)]
+    fn pause(&self) {
+        std::thread::sleep(self.pause.unwrap_or_default());
     }
 
     /// What the PCI driver has counted, where there is one.
@@ -153,6 +169,8 @@ impl Rig {
     ///
     /// # Panics
     /// When one fails.
+    // A function of its own, so that what is done in it can be told from all else.
+    #[inline(never)]
     pub fn run(&mut self, op: IoOp, bytes: usize, depth: usize, count: u64) {
         let blocks = self.head.geometry().blocks;
         let step = bytes as u64 / u64::from(self.head.geometry().block_size);
@@ -176,6 +194,10 @@ impl Rig {
                 };
                 self.channel.submit(&self.head, request).expect("room in the channel");
                 sent += 1;
+            }
+            if self.pause.is_some() {
+                self.channel.flush();
+                self.pause();
             }
             self.channel.poll(&mut self.done);
             for completion in self.done.drain(..) {

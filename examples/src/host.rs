@@ -11,8 +11,16 @@ use nvme_tcp::TcpTransport;
 /// # Errors
 /// Whatever [`Host::new`] meets.
 pub fn new() -> Result<Host, HostError> {
+    with(TcpTransport::new())
+}
+
+/// The same, with a transport for `tcp://` of which one keeps a clone.
+///
+/// # Errors
+/// Whatever [`Host::new`] meets.
+pub fn with(tcp: TcpTransport) -> Result<Host, HostError> {
     let options = HostOptions::new(Uuid::from_random(random()))
-        .transport(TcpTransport::new())
+        .transport(tcp)
         .transport(PciTransport::new(Vfio::new()))
         .transport(PciTransport::new(Uio::new()))
         .transport(PciTransport::new(VfioUser::new()));

@@ -111,6 +111,19 @@ impl Meter {
         self.sum(|p| p.bytes())
     }
 
+    /// Nanoseconds that all workers had something to do, and that they waited
+    /// ([`Progress::at_work`]).
+    #[must_use]
+    pub fn at_work(&self) -> (u64, u64) {
+        (self.sum(|p| p.at_work().0), self.sum(|p| p.at_work().1))
+    }
+
+    /// System calls of all channels to sleep.
+    #[must_use]
+    pub fn sleeping_calls(&self) -> u64 {
+        self.sum(|p| p.sleeping_calls())
+    }
+
     /// Sweeps that all workers have done.
     #[must_use]
     pub fn sweeps(&self) -> u64 {

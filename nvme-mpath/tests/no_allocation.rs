@@ -53,7 +53,9 @@ fn requests_allocate_nothing() {
     options.hedge_buffers = 1;
     let mut channel = host.channel(options).unwrap();
     for port in 0..2 {
-        let url = format!("tcp://{}/{NQN}?ddgst={port}", target.addr(port).unwrap());
+        // One of the paths has both digests, the other none.
+        let address = target.addr(port).unwrap();
+        let url = format!("tcp://{address}/{NQN}?hdgst={port}&ddgst={port}");
         let path = host.connect(&url, ControllerOptions::default()).unwrap();
         path.wait_ready(LIMIT).unwrap();
     }
@@ -61,9 +63,9 @@ fn requests_allocate_nothing() {
 
     let mut done: Vec<IoCompletion> = Vec::with_capacity(64);
     let mut spare: Vec<Buffer> = Vec::with_capacity(64);
-    // 4 KiB goes in the capsule, 64 KiB by way of R2T.
+    // 4 KiB goes in the capsule, what is larger by way of R2T.
     let buffers = |size: usize| (0..16).map(move |_| Buffer::zeroed(size));
-    let mut round = |spare: &mut Vec<Buffer>, write: bool, count: usize| {
+    let mut round = |spare: &mut Vec<Buffer>, write: bool, limit: bool, count: usize| {
         let (mut sent, mut ended) = (0usize, 0);
         while ended < count {
             while sent < count
@@ -74,6 +76,7 @@ fn requests_allocate_nothing() {
                     true => IoRequest::write(slba, buffer, sent as u64),
                     false => IoRequest::read(slba, buffer, sent as u64),
                 };
+                let request = if limit { request.timeout(LIMIT) } else { request };
                 channel.submit(&head, request).unwrap();
                 sent += 1;
             }
@@ -88,17 +91,18 @@ fn requests_allocate_nothing() {
             }
         }
     };
-    let policies = PathPolicy::ALL.into_iter().flat_map(|policy| [(4096, policy), (65536, policy)]);
-    for (size, policy) in policies {
+    let all = |policy| [4096, 65_536, 131_072].map(|size| (size, policy));
+    for (size, policy) in PathPolicy::ALL.into_iter().flat_map(all) {
         head.set_policy(Some(policy));
         spare.clear();
         spare.extend(buffers(size));
-        for write in [true, false] {
-            round(&mut spare, write, 500);
+        for (write, limit) in [(true, false), (false, false), (true, true), (false, true)] {
+            round(&mut spare, write, limit, 500);
             let before = ALLOCATIONS.get();
-            round(&mut spare, write, 2000);
+            round(&mut spare, write, limit, 1000);
             let allocated = ALLOCATIONS.get() - before;
-            assert_eq!(allocated, 0, "in 2000 requests of {size} bytes, write: {write}, {policy}");
+            let what = format!("{size} bytes, write: {write}, time limit: {limit}, {policy}");
+            assert_eq!(allocated, 0, "in 1000 requests of {what}");
         }
     }
 
@@ -109,16 +113,19 @@ fn requests_allocate_nothing() {
     let mut hedge = HedgeOptions::default();
     (hedge.percentile, hedge.budget) = (0.5, 1.0);
     head.set_hedged_reads(Some(hedge));
-    spare.clear();
-    spare.extend(buffers(4096));
-    while head.stats().hedges_won == 0 {
-        round(&mut spare, false, 500);
+    for size in [4096, 131_072] {
+        spare.clear();
+        spare.extend(buffers(size));
+        let enough = head.stats().hedges_won + 1;
+        while head.stats().hedges_won < enough {
+            round(&mut spare, false, false, 500);
+        }
+        let (before, enough) = (ALLOCATIONS.get(), head.stats().hedges_won + 10);
+        while head.stats().hedges_won < enough {
+            round(&mut spare, false, false, 500);
+        }
+        assert_eq!(ALLOCATIONS.get() - before, 0, "while reads of {size} bytes were hedged");
     }
-    let (before, won) = (ALLOCATIONS.get(), head.stats().hedges_won);
-    while head.stats().hedges_won < won + 10 {
-        round(&mut spare, false, 500);
-    }
-    assert_eq!(ALLOCATIONS.get() - before, 0, "while reads were hedged");
     drop(channel);
     host.shutdown().unwrap();
 }

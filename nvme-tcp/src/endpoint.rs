@@ -11,6 +11,7 @@ use nvme_core::transport::{
 };
 
 use crate::conn::Config;
+use crate::counters::{Counters, Ledger};
 use crate::options::Options;
 use crate::queue::TcpQueue;
 use crate::socket::{Route, TcpStream};
@@ -24,6 +25,7 @@ use crate::url;
 #[derive(Clone, Debug, Default)]
 pub struct TcpTransport {
     defaults: Options,
+    ledger: Arc<Ledger>,
 }
 
 impl TcpTransport {
@@ -36,7 +38,14 @@ impl TcpTransport {
     /// The transport with other defaults for what a URL leaves open.
     #[must_use]
     pub fn with_defaults(defaults: Options) -> Self {
-        Self { defaults }
+        Self { defaults, ledger: Arc::default() }
+    }
+
+    /// What all connections, of this value and of its clones, have done so far. Any thread may ask;
+    /// a connection that is in use may be a few calls ahead.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.ledger.read()
     }
 }
 
@@ -53,6 +62,7 @@ impl Transport for TcpTransport {
                 target: parsed.target,
                 address: parsed.address,
                 options: parsed.options,
+                ledger: Arc::clone(&self.ledger),
             }),
         }))
     }

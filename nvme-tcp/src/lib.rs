@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod conn;
+mod counters;
 mod endpoint;
 mod options;
 mod queue;
@@ -18,6 +19,7 @@ mod stream;
 mod switch;
 mod url;
 
+pub use counters::Counters;
 pub use endpoint::TcpTransport;
 pub use options::Options;
 pub use queue::TcpQueue;

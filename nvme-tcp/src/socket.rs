@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::counters::{Ledger, StreamCounters};
 use crate::options::Options;
 use crate::stream::Stream;
 use crate::switch::Switch;
@@ -24,6 +25,7 @@ pub(crate) struct Route {
     pub(crate) target: Target,
     pub(crate) address: String,
     pub(crate) options: Options,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 /// A TCP connection, from before its name is resolved.
@@ -32,6 +34,7 @@ pub(crate) struct TcpStream {
     /// The address that the first queue of the association reached; all others go there too.
     peer: Arc<OnceLock<SocketAddr>>,
     switch: Arc<Switch>,
+    counters: Arc<StreamCounters>,
     stage: Stage,
     socket: Option<Arc<Socket>>,
     candidates: std::vec::IntoIter<SocketAddr>,
@@ -70,6 +73,7 @@ impl TcpStream {
         };
         let stage = stage.map_err(|e| connect_error(&route.address, &e.to_string()))?;
         let mut this = Self {
+            counters: route.ledger.open(),
             route,
             peer,
             switch,
@@ -159,6 +163,7 @@ impl Stream for TcpStream {
 
     fn read(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        self.counters.receive();
         Ok(match buffers {
             [one] => rustix::io::read(socket.as_ref(), &mut **one)?,
             all => rustix::io::readv(socket.as_ref(), all)?,
@@ -167,6 +172,7 @@ impl Stream for TcpStream {
 
     fn write(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        self.counters.send();
         // A library must not rely on the program to ignore SIGPIPE.
         Ok(match buffers {
             [one] => rustix::net::send(socket.as_ref(), one, SendFlags::NOSIGNAL)?,

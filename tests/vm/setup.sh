@@ -41,6 +41,9 @@ needed=(
     libnbd-bin:/usr/bin/nbdcopy
     qemu-utils:/usr/bin/qemu-img
     fio:/usr/bin/fio
+    # A terminal for docs/screenshots.py.
+    tmux:/usr/bin/tmux
+    python3:/usr/bin/python3
 )
 
 # The plain `busybox` package owns the same path, so the file alone says nothing.

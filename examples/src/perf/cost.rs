@@ -12,9 +12,6 @@ pub struct Cost {
     /// Of that, the part that was spent in the operating system, from 0 to 1; known to a hundredth
     /// of a second. `None` if the system does not tell.
     pub system: Option<f64>,
-    /// System calls that read, from files and by `read` and `readv` from sockets. `None` if the
-    /// system does not count them.
-    pub reads: Option<u64>,
     /// The same by ticks of a hundredth of a second: in the program, in the system.
     ticks: Option<(u64, u64)>,
 }
@@ -26,9 +23,8 @@ impl Cost {
         let time = clock_gettime(ClockId::ProcessCPUTime);
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         let cpu = Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0));
-        let read = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
-        let ticks = ticks(&read("/proc/self/stat"));
-        Self { cpu, system: None, reads: read_calls(&read("/proc/self/io")), ticks }
+        let ticks = ticks(&std::fs::read_to_string("/proc/self/stat").unwrap_or_default());
+        Self { cpu, system: None, ticks }
     }
 
     /// What has been used from `before` to this.
@@ -42,12 +38,7 @@ impl Cost {
             let all = user + system;
             (all > 0).then(|| system as f64 / all as f64)
         };
-        Self {
-            cpu: self.cpu.saturating_sub(before.cpu),
-            system: ticks.and_then(share),
-            reads: self.reads.zip(before.reads).map(|(now, then)| now.saturating_sub(then)),
-            ticks,
-        }
+        Self { cpu: self.cpu.saturating_sub(before.cpu), system: ticks.and_then(share), ticks }
     }
 }
 
@@ -59,31 +50,19 @@ fn ticks(stat: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-/// `syscr` out of `/proc/PID/io`.
-fn read_calls(io: &str) -> Option<u64> {
-    io.lines().find_map(|line| line.strip_prefix("syscr:"))?.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_and_calls_are_found() {
+    fn times_are_found() {
         let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 5 6";
         assert_eq!(ticks(stat), Some((250, 50)));
         assert_eq!(ticks("7 (x"), None);
-        assert_eq!(read_calls("rchar: 5\nsyscr: 17\nsyscw: 3\n"), Some(17));
-        assert_eq!(read_calls("rchar: 5\n"), None);
-        let before = Cost { ticks: Some((10, 10)), reads: Some(5), ..Cost::default() };
-        let now = Cost {
-            cpu: Duration::from_secs(1),
-            ticks: Some((40, 20)),
-            reads: None,
-            ..Cost::default()
-        };
+        let before = Cost { ticks: Some((10, 10)), ..Cost::default() };
+        let now = Cost { cpu: Duration::from_secs(1), ticks: Some((40, 20)), ..Cost::default() };
         let used = now.since(&before);
-        assert_eq!((used.system, used.reads), (Some(0.25), None));
+        assert_eq!(used.system, Some(0.25));
         assert_eq!(used.cpu, Duration::from_secs(1));
     }
 

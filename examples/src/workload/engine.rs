@@ -108,6 +108,18 @@ impl Engine {
         }
     }
 
+    /// Memory to read into and write from in place of vectors, such as devices reach; what is not as
+    /// long as a request is not taken. Without, or where there is not enough, vectors are made.
+    pub fn give(&mut self, buffers: impl IntoIterator<Item = Buffer>) {
+        for mut buffer in buffers {
+            // Zeroes would be taken for nothing by some devices.
+            let bytes = buffer.as_mut_slice().iter_mut().zip(0_u64..);
+            bytes.for_each(|(byte, i)| *byte = mix(i) as u8);
+            let buffer = self.beside(buffer, self.plan.request_blocks);
+            self.keep(buffer);
+        }
+    }
+
     /// What the engine works by.
     #[must_use]
     pub const fn plan(&self) -> &Plan {
@@ -198,18 +210,25 @@ impl Engine {
 
     fn buffer(&mut self, blocks: u64) -> Buffer {
         let len = blocks as usize * self.plan.block_size;
-        let buffer = match self.buffers.pop() {
-            Some(buffer) if buffer.len() == len => return buffer,
-            _ if self.plan.verify => Buffer::zeroed(len),
-            _ => {
+        if let Some(buffer) = self.buffers.pop_if(|buffer| buffer.len() == len) {
+            return buffer;
+        }
+        let buffer = match self.plan.verify {
+            true => Buffer::zeroed(len),
+            false => {
                 // Not zeroes: some devices take those for nothing.
                 let words = (0..len as u64).map(|i| mix(i ^ (self.serial << 32)) as u8);
                 words.collect::<Vec<u8>>().into()
             }
         };
+        self.beside(buffer, blocks)
+    }
+
+    /// A buffer for so many blocks, with room for their metadata, if that is beside the data.
+    fn beside(&self, buffer: Buffer, blocks: u64) -> Buffer {
         match blocks as usize * self.plan.metadata_size {
             0 => buffer,
-            beside => buffer.with_metadata(Buffer::zeroed(beside)),
+            bytes => buffer.with_metadata(Buffer::zeroed(bytes)),
         }
     }
 

@@ -82,6 +82,9 @@ pub struct Progress {
     bad: AtomicU64,
     parked: AtomicU64,
     sweeps: AtomicU64,
+    at_work: AtomicU64,
+    waiting: AtomicU64,
+    sleeping_calls: AtomicU64,
     filled: AtomicBool,
     ended: AtomicBool,
     first_failure: Mutex<Option<Arc<str>>>,
@@ -99,6 +102,9 @@ impl Progress {
             bad: count(),
             parked: count(),
             sweeps: count(),
+            at_work: count(),
+            waiting: count(),
+            sleeping_calls: count(),
             filled: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             first_failure: Mutex::new(None),
@@ -141,6 +147,19 @@ impl Progress {
     #[must_use]
     pub fn sweeps(&self) -> u64 {
         self.sweeps.load(Ordering::Acquire)
+    }
+
+    /// Nanoseconds of rounds in which something ended, and of those in which nothing did, sleep
+    /// included: how long the worker had something to do, and how long it waited.
+    #[must_use]
+    pub fn at_work(&self) -> (u64, u64) {
+        (self.at_work.load(Ordering::Acquire), self.waiting.load(Ordering::Acquire))
+    }
+
+    /// System calls of the channel to sleep ([`Channel::sleeping_calls`]).
+    #[must_use]
+    pub fn sleeping_calls(&self) -> u64 {
+        self.sleeping_calls.load(Ordering::Acquire)
     }
 
     /// Whether everything was written once, where that was asked for.
@@ -220,7 +239,7 @@ impl Handle {
         plan: Plan,
         orders: Arc<Orders>,
     ) -> io::Result<Self> {
-        Self::start_on(None, channel, head, plan, orders)
+        Self::start_on(None, channel, head, Engine::new(plan), orders)
     }
 
     /// Starts a worker that stays on one processor. If that cannot be, it ends without having done
@@ -232,14 +251,14 @@ impl Handle {
         cpu: Option<usize>,
         channel: Channel,
         head: Arc<Head>,
-        plan: Plan,
+        engine: Engine,
         orders: Arc<Orders>,
     ) -> io::Result<Self> {
         let progress = Arc::new(Progress::new());
         let worker = Worker {
             channel,
             head,
-            engine: Engine::new(plan),
+            engine,
             orders,
             progress: Arc::clone(&progress),
             removed: false,
@@ -249,6 +268,7 @@ impl Handle {
             measured: 0,
             recent: new_histogram(),
             told_at: Instant::now(),
+            spent: Spent::default(),
         };
         let run = move || match cpu.map_or(Ok(()), stay_on) {
             Ok(()) => worker.run(),
@@ -289,6 +309,33 @@ struct Worker {
     measured: u64,
     recent: Histogram<u64>,
     told_at: Instant,
+    spent: Spent,
+}
+
+/// How a worker's time was spent.
+#[derive(Debug, Default)]
+struct Spent {
+    /// When the present round began, and when it was found to be in vain.
+    round: Option<(Instant, bool)>,
+    at_work: Duration,
+    waiting: Duration,
+}
+
+impl Spent {
+    /// The next round begins, and the one before is over.
+    fn begin(&mut self, now: Instant) {
+        if let Some((since, in_vain)) = self.round.replace((now, false)) {
+            let sum = if in_vain { &mut self.waiting } else { &mut self.at_work };
+            *sum += now.saturating_duration_since(since);
+        }
+    }
+
+    /// Nothing ended in this round.
+    const fn in_vain(&mut self) {
+        if let Some((_, in_vain)) = &mut self.round {
+            *in_vain = true;
+        }
+    }
 }
 
 impl Worker {
@@ -300,6 +347,7 @@ impl Worker {
         }
         loop {
             let now = Instant::now();
+            self.spent.begin(now);
             if self.must_stop() {
                 let since = *stopped_at.get_or_insert(now);
                 if self.engine.in_flight() == 0 || now - since > self.orders.drain_limit {
@@ -312,6 +360,7 @@ impl Worker {
             self.channel.poll(&mut done);
             self.mark();
             if done.is_empty() {
+                self.spent.in_vain();
                 if self.orders.poll && self.told_at.elapsed() < TOLD_EVERY {
                     continue;
                 }
@@ -437,7 +486,12 @@ impl Worker {
 
     fn tell(&mut self) {
         self.told_at = Instant::now();
-        self.progress.parked.store(self.channel.parked() as u64, Ordering::Release);
+        let progress = &self.progress;
+        progress.parked.store(self.channel.parked() as u64, Ordering::Release);
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        progress.at_work.store(nanos(self.spent.at_work), Ordering::Release);
+        progress.waiting.store(nanos(self.spent.waiting), Ordering::Release);
+        progress.sleeping_calls.store(self.channel.sleeping_calls(), Ordering::Release);
         if !self.recent.is_empty() {
             // All have the same bounds.
             let _ = locked(&self.progress.recent).add(&self.recent);

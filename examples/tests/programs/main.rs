@@ -8,4 +8,5 @@ mod pci;
 mod pci_paths;
 mod perf;
 mod quickstart;
+mod screenshots;
 mod vfio_user;

@@ -38,6 +38,41 @@ fn a_measurement_tells_rates_latencies_and_costs() {
         assert!(latencies.is_sorted() && latencies[0] > 0.0, "{json}");
         assert!(number(&json["cpu_ns_per_request"]) > 0.0, "{json}");
         assert!(number(&json["moments"][0]["iops"]) > 0.0, "{json}");
+        let at_work = number(&json["at_work"]);
+        assert!(0.0 < at_work && at_work <= 1.0, "{json}");
+        assert!(names(&json["threads"]).any(|name| name == "workload"), "{json}");
+        assert!(json["limit"].is_string() && json["target_threads"].is_null(), "{json}");
+        let calls = &json["syscalls_per_request"];
+        let [receive, send, sleep] = ["receive", "send", "sleep"].map(|what| number(&calls[what]));
+        assert!(receive > 0.0 && send > 0.0, "{json}");
+        assert_eq!(sleep > 0.0, json["polled"] == false, "{json}");
+        assert!((number(&calls["all"]) - receive - send - sleep).abs() < 1e-9, "{json}");
+    }
+}
+
+fn names(threads: &Value) -> impl Iterator<Item = &str> {
+    threads.as_array().unwrap().iter().filter_map(|thread| thread["name"].as_str())
+}
+
+#[test]
+fn the_targets_threads_are_told_of() {
+    // The target is in this process.
+    let (target, pid) = (target(1), std::process::id().to_string());
+    let ended = perf(&url(&target, 0), &["--target-pid", &pid]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let json = ended.json();
+    let threads = json["target_threads"].as_array().unwrap();
+    let most = threads.iter().map(|thread| number(&thread["cpu_seconds"])).fold(0.0, f64::max);
+    assert!(most > 0.0, "{json}");
+    // For people, too.
+    let url = url(&target, 0);
+    let ended = run(
+        nvmeh(),
+        &["perf", &url, "--time", "0.6", "--warmup", "0.1", "--target-pid", &pid, "--vs", "floor"],
+    );
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for word in ["calls ", "threads ", "target ", "limit ", "floor ", "floor-host", "workload"] {
+        assert!(ended.stdout.contains(word), "no `{word}` in {ended:?}");
     }
 }
 
@@ -72,6 +107,9 @@ fn bare_sockets_are_measured_beside_it_and_a_picture_is_drawn() {
     let json = ended.json();
     let (ours, floor) = (number(&json["iops"]), number(&json["versus"]["iops"]));
     assert!((number(&json["versus"]["ratio"]) - ours / floor).abs() < 1e-9, "{json}");
+    let mut threads: Vec<&str> = names(&json["versus"]["threads"]).collect();
+    threads.sort_unstable();
+    assert_eq!(threads, ["floor", "floor-host"], "{json}");
     let drawn = std::fs::read_to_string(&svg).unwrap();
     std::fs::remove_file(&svg).unwrap();
     let document = roxmltree::Document::parse(&drawn).unwrap();
@@ -91,6 +129,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_done() {
         (&["--cpu", "100000"], 1, "staying on processor 100000"),
         (&["--rw", "randrw", "--write-ok", "--vs", "floor"], 2, "does not mix"),
         (&["--vs", "ceiling"], 2, "ceiling"),
+        (&["--target-pid", "4000000000"], 1, "--target-pid 4000000000"),
         (&["--bs", "100"], 2, "no multiple of the block size"),
         (&["--bs", "1G"], 2, "one request can move"),
         (&["--qd", "0"], 2, "--qd"),

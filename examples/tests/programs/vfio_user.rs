@@ -108,3 +108,28 @@ fn what_is_in_the_way_is_named() {
     run(nvmeh(), &arguments).must_fail(1, &format!("{path}: "));
     run(nvmeh(), &["target", "--ns", "8M"]).must_fail(2, "--listen");
 }
+
+#[test]
+fn polled_requests_make_no_system_call_and_can_be_verified() {
+    let sockets = Sockets::new("perf", 1);
+    let socket = sockets.path(0);
+    let arguments = ["target", "--vfio-user", socket, "--ns", "8M", "--nqn", NQN, "--json"];
+    let mut target = Running::start(nvmeh(), &arguments);
+    let url = urls(&mut target).remove(0);
+    let polled = format!("{url}?poll=1");
+    for (url, more) in [
+        (&polled, &["--qd", "32"][..]),
+        (&polled, &["--rw", "randrw", "--verify", "--write-ok", "--bs", "16k", "--channels", "2"]),
+        (&url, &["--sleep", "--qd", "1", "--rw", "randrw", "--verify", "--write-ok"]),
+    ] {
+        let common = ["perf", url, "--time", "0.6", "--warmup", "0.1", "--json"];
+        let ended = run(nvmeh(), &[&common, more].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let json = ended.json();
+        let calls = json["syscalls_per_request"]["all"].as_f64().unwrap();
+        assert_eq!(calls > 0.0, more.contains(&"--sleep"), "{json}");
+        assert!(json["requests"].as_u64() > Some(0), "{json}");
+    }
+    target.interrupt();
+    assert_eq!(target.end().code, Some(0));
+}

@@ -25,6 +25,8 @@ pub(super) struct Sleep {
     /// What the timer is set to.
     armed: Option<Instant>,
     patience: Patience,
+    /// System calls made.
+    calls: u64,
 }
 
 /// Longest time that may be spent looking for answers before each sleep.
@@ -67,7 +69,7 @@ impl Sleep {
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, letters.wake().as_fd(), data, edge)?;
         epoll::add(&epoll, &timer, data, edge)?;
-        Ok(Self { epoll, timer, armed: None, patience: Patience::new(busy) })
+        Ok(Self { epoll, timer, armed: None, patience: Patience::new(busy), calls: 0 })
     }
 
     pub(super) const fn epoll(&self) -> &OwnedFd {
@@ -90,6 +92,7 @@ impl Sleep {
                 tv_nsec: left.subsec_nanos().into(),
             },
         };
+        self.calls += 1;
         // The time is a valid one, so that this cannot fail.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value);
     }
@@ -112,6 +115,13 @@ impl Channel {
         }
         self.sleep.arm(deadline, now);
         true
+    }
+
+    /// System calls made so far to sleep, or to be able to: by [`wait`](Self::wait),
+    /// [`prepare_to_sleep`](Self::prepare_to_sleep), and what calls these. Polling makes none of them.
+    #[must_use]
+    pub const fn sleeping_calls(&self) -> u64 {
+        self.sleep.calls
     }
 
     /// When [`poll`](Self::poll) has something to do even if no peer says anything, on the host's
@@ -177,6 +187,7 @@ impl Channel {
         let event =
             epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
         let mut events = [event; 32];
+        self.sleep.calls += 1;
         let wait = epoll::wait(&self.sleep.epoll, &mut events, (!forever).then_some(&timeout));
         let count = wait.unwrap_or(0);
         for event in &events[..count] {
@@ -192,6 +203,7 @@ impl Channel {
     /// The timer ran out, or a letter came: times are looked at by the next poll, if they are due.
     fn timer_may_be_due(&mut self) {
         let mut ticks = [0; 8];
+        self.sleep.calls += 1;
         if rustix::io::read(&self.sleep.timer, &mut ticks).is_ok() {
             self.sleep.armed = None;
         }

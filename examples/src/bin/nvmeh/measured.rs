@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use nvme_host_examples::perf::{Cost, Moment};
+use nvme_host_examples::perf::{Cost, Moment, Thread};
 use nvme_host_examples::size::human;
 use nvme_host_examples::terminal::{grouped, latency};
 use nvme_host_examples::workload::Tally;
 use serde_json::{Value, json};
-
-/// How all system calls are counted; a process is told only of those that read.
-const ALL_CALLS: &str = "strace -f -c nvmeh perf …";
 
 /// Percentiles that are told.
 const QUANTILES: [(&str, f64); 7] = [
@@ -27,7 +24,41 @@ const QUANTILES: [(&str, f64); 7] = [
 pub struct Rival {
     pub name: &'static str,
     pub iops: f64,
+    /// What its threads used, both sides of the sockets.
+    pub threads: Vec<Thread>,
+    pub time: Duration,
 }
+
+/// System calls in the time that was measured, by what they are for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calls {
+    /// To receive; also those that found nothing.
+    pub receive: u64,
+    /// To send.
+    pub send: u64,
+    /// To sleep, or to look for something to wake up for.
+    pub sleep: u64,
+}
+
+impl Calls {
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            receive: self.receive.saturating_sub(before.receive),
+            send: self.send.saturating_sub(before.send),
+            sleep: self.sleep.saturating_sub(before.sleep),
+        }
+    }
+
+    const fn all(self) -> u64 {
+        self.receive + self.send + self.sleep
+    }
+}
+
+/// A thread, or a channel, that has something to do for such a part of the time has no more to give.
+const BUSY: f64 = 0.9;
+
+/// Threads waited for processors for such a part of the time: what was measured is the machine.
+const CROWDED: f64 = 0.1;
 
 /// Everything that is told at the end.
 #[derive(Debug)]
@@ -51,6 +82,14 @@ pub struct Measured {
     pub bytes: u64,
     pub time: Duration,
     pub cost: Cost,
+    pub calls: Calls,
+    /// What the threads of this process used, if the system tells.
+    pub threads: Vec<Thread>,
+    /// What those of the target's process used, if it is known.
+    pub target: Option<Vec<Thread>>,
+    /// The part of the time in which the channels had something to do; in the rest they waited for
+    /// answers, polling or asleep.
+    pub at_work: Option<f64>,
     pub moments: Vec<Moment>,
     pub rival: Option<Rival>,
     /// Why it went wrong.
@@ -79,8 +118,50 @@ impl Measured {
         self.per_request(self.cost.cpu.as_nanos() as f64)
     }
 
-    fn reads(&self) -> Option<f64> {
-        self.cost.reads.and_then(|reads| self.per_request(reads as f64))
+    /// A thread's use of a processor, or its wait for one, as a part of the time.
+    fn part(&self, time: Duration) -> f64 {
+        time.as_secs_f64() / self.time.as_secs_f64().max(1e-9)
+    }
+
+    /// Threads worth telling of, such as `workload 99 %, nvme-host 0 %`.
+    fn busiest(&self, threads: &[Thread], time: Duration) -> String {
+        let part = |used: Duration| used.as_secs_f64() / time.as_secs_f64().max(1e-9) * 100.0;
+        let told = |thread: &Thread| {
+            let (cpu, waited) = (part(thread.cpu), part(thread.waited));
+            let waited = match waited {
+                1.0.. => format!(" (and waited {waited:.0} % for one)"),
+                _ => String::new(),
+            };
+            format!("{} {cpu:.0} %{waited}", thread.name)
+        };
+        let first = threads.iter().take(1);
+        let others = threads.iter().skip(1).filter(|thread| part(thread.cpu) >= 1.0);
+        first.chain(others).map(told).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What there is too little of: the name of a side, and the reason for people.
+    fn limit(&self) -> Option<(&'static str, String)> {
+        let at_work = self.at_work?;
+        let mut threads = self.threads.iter().chain(self.target.iter().flatten());
+        let busiest = self.target.as_ref().map(|threads| {
+            let busy = |thread: &Thread| self.part(thread.cpu + thread.waited);
+            threads.iter().map(busy).fold(0.0, f64::max)
+        });
+        let percent = |part: f64| format!("{:.0} %", part * 100.0);
+        let host = format!("the channels had something to do for {}", percent(at_work));
+        let (name, why) = match busiest {
+            _ if threads.any(|thread| self.part(thread.waited) >= CROWDED) => {
+                ("processors", "the machine: threads had to wait for processors".to_owned())
+            }
+            _ if at_work >= BUSY => ("host", format!("this side: {host} of the time")),
+            Some(busy) if busy >= BUSY => {
+                let busy = percent(busy);
+                ("target", format!("the target: its busiest thread took {busy} of a processor"))
+            }
+            Some(_) => ("neither", format!("neither side; {host} of the time")),
+            None => ("other", format!("not this side: {host} of the time; see --target-pid")),
+        };
+        Some((name, why))
     }
 
     fn quantile(&self, q: f64) -> Duration {
@@ -130,9 +211,23 @@ impl Measured {
                 .map_or(String::new(), |s| format!(", {:.0} % of it in the system", s * 100.0));
             println!("  CPU      {cpu:.0} ns per request, {cores:.2} processors{system}");
         }
-        match self.reads() {
-            Some(reads) => println!("  calls    {reads:.3} reads per request; all: {ALL_CALLS}"),
-            None => println!("  calls    not counted by this system; {ALL_CALLS}"),
+        let calls = |n: u64| self.per_request(n as f64).unwrap_or_default();
+        let Calls { receive, send, sleep } = self.calls;
+        println!(
+            "  calls    {:.3} per request: {:.3} receive, {:.3} send, {:.3} sleep",
+            calls(self.calls.all()),
+            calls(receive),
+            calls(send),
+            calls(sleep)
+        );
+        if !self.threads.is_empty() {
+            println!("  threads  {} of a processor", self.busiest(&self.threads, self.time));
+        }
+        if let Some(threads) = &self.target {
+            println!("  target   {} of a processor", self.busiest(threads, self.time));
+        }
+        if let Some((_, why)) = self.limit() {
+            println!("  limit    {why}");
         }
         if let Some(rival) = &self.rival {
             let ratio = self.iops() / rival.iops.max(1e-9) * 100.0;
@@ -141,6 +236,9 @@ impl Measured {
                 rival.name,
                 grouped(rival.iops as u64)
             );
+            if !rival.threads.is_empty() {
+                println!("           {}", self.busiest(&rival.threads, rival.time));
+            }
         }
         let t = &self.tally;
         if self.verify {
@@ -187,14 +285,21 @@ impl Measured {
             "cpu_ns_per_request": self.cpu_ns(),
             "cpu_system_share": self.cost.system,
             "syscalls_per_request": {
-                "reads": self.reads(),
-                "all": Value::Null,
-                "how_to_count_all": ALL_CALLS,
+                "receive": self.per_request(self.calls.receive as f64),
+                "send": self.per_request(self.calls.send as f64),
+                "sleep": self.per_request(self.calls.sleep as f64),
+                "all": self.per_request(self.calls.all() as f64),
             },
+            "at_work": self.at_work,
+            "threads": self.threads,
+            "target_threads": self.target,
+            "limit": self.limit().map(|(name, _)| name),
             "versus": self.rival.as_ref().map(|rival| json!({
                 "name": rival.name,
                 "iops": rival.iops,
                 "ratio": self.iops() / rival.iops.max(1e-9),
+                "seconds": rival.time.as_secs_f64(),
+                "threads": rival.threads,
             })),
             "failed": t.failed,
             "lost_requests": t.lost_requests,

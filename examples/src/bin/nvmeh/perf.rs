@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use nvme_core::buffer::Buffer;
 use nvme_host_benches::floor::{Floor, Shape};
 use nvme_host_examples::meter::Meter;
-use nvme_host_examples::perf::{Cost, Moment, Picture};
+use nvme_host_examples::perf::{Cost, Moment, Picture, Threads};
 use nvme_host_examples::terminal::Screen;
-use nvme_host_examples::workload::{Handle, Orders, Tally};
+use nvme_host_examples::workload::{Engine, Handle, Orders, Plan, Tally};
 use nvme_mpath::{ChannelOptions, Head, Host};
+use nvme_tcp::TcpTransport;
 
-use crate::measured::{Measured, Rival};
+use crate::measured::{Calls, Measured, Rival};
 use crate::work::{self, ReadWrite, Work};
 use crate::{Failure, interruption, plan, print_json, seconds};
 
@@ -60,6 +62,11 @@ pub struct Arguments {
     #[arg(long, value_enum, value_name = "WHAT")]
     vs: Option<Versus>,
 
+    /// The process of the target, if it is on this machine: tells what its threads use of processors,
+    /// and which side is the limit. (A target that polls is always busy.)
+    #[arg(long, value_name = "PID")]
+    target_pid: Option<u32>,
+
     /// Longest wait for each controller
     #[arg(long, value_name = "SECS", default_value = "10", value_parser = seconds)]
     timeout: Duration,
@@ -95,10 +102,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.vs.is_some() && work.rw == ReadWrite::RandRw {
         return Err(Failure::Usage("--vs floor reads or writes; it does not mix them".into()));
     }
+    if let Some(pid) = arguments.target_pid {
+        target_threads(pid)?;
+    }
     let interrupted = interruption()?;
-    let host = nvme_host_examples::host::new()?;
+    let tcp = TcpTransport::new();
+    let host = nvme_host_examples::host::with(tcp.clone())?;
     let (head, _) = work::connect(&host, &urls, work, arguments.timeout, &[])?;
-    let mut run = Run { screen: Screen::stderr(), interrupted, moments: Vec::new() };
+    let mut run = Run { screen: Screen::stderr(), interrupted, tcp, moments: Vec::new() };
     let mut measured = run.measure(&host, &head, arguments)?;
     if arguments.vs.is_some() && measured.errors.is_empty() {
         measured.rival = run.floor(arguments)?;
@@ -148,9 +159,46 @@ fn urls(arguments: &Arguments) -> Result<Vec<String>, Failure> {
     arguments.urls.iter().map(with).collect()
 }
 
+/// The threads of the target's process.
+fn target_threads(pid: u32) -> Result<Threads, Failure> {
+    Threads::of(pid).map_err(|e| Failure::Failed(format!("--target-pid {pid}: {e}")))
+}
+
+/// What a channel does I/O with: memory that devices reach, where there is one, so that nothing has
+/// to be copied.
+fn engine(host: &Host, urls: &[String], plan: Plan) -> Result<Engine, Failure> {
+    let (bytes, depth) = (plan.request_bytes(), plan.depth);
+    let mut engine = Engine::new(plan);
+    if urls.iter().any(|url| !url.starts_with("tcp://")) {
+        let memory = (0..depth).map(|_| host.dma_buf(bytes).map(Buffer::from));
+        engine.give(memory.collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(engine)
+}
+
+/// What is counted, at one moment.
+struct Counts {
+    at: Instant,
+    completed: u64,
+    bytes: u64,
+    cost: Cost,
+    calls: Calls,
+    threads: Threads,
+    target: Option<Threads>,
+    /// Nanoseconds at work, and waiting.
+    at_work: (u64, u64),
+}
+
+/// The part of the time between two moments in which channels were at work.
+fn at_work(before: (u64, u64), after: (u64, u64)) -> Option<f64> {
+    let (work, wait) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+    (work + wait > 0).then(|| work as f64 / (work + wait) as f64)
+}
+
 struct Run {
     screen: Screen<std::io::Stderr>,
     interrupted: Arc<AtomicBool>,
+    tcp: TcpTransport,
     moments: Vec<Moment>,
 }
 
@@ -176,7 +224,8 @@ impl Run {
             }
             let channel = host.channel(options)?;
             let (cpu, head) = (arguments.cpu.get(i).copied(), Arc::clone(head));
-            workers.push(Handle::start_on(cpu, channel, head, plan, Arc::clone(&orders))?);
+            let engine = engine(host, &arguments.urls, plan)?;
+            workers.push(Handle::start_on(cpu, channel, head, engine, Arc::clone(&orders))?);
         }
         let mut meter = Meter::new(workers.iter().map(|w| Arc::clone(w.progress())).collect());
         if orders.fill_first {
@@ -187,11 +236,9 @@ impl Run {
         orders.measure();
         meter.sample();
         self.moments.clear();
-        let (since, cost) = (Instant::now(), Cost::now());
-        let before = (meter.completed(), meter.bytes());
-        self.watch(&mut meter, "measuring", |_| since.elapsed() >= arguments.time);
-        let (time, cost) = (since.elapsed(), Cost::now().since(&cost));
-        let (completed, bytes) = (meter.completed() - before.0, meter.bytes() - before.1);
+        let before = self.counts(&meter, arguments)?;
+        self.watch(&mut meter, "measuring", |_| before.at.elapsed() >= arguments.time);
+        let after = self.counts(&meter, arguments)?;
         let moments = std::mem::take(&mut self.moments);
         if work.verify {
             orders.sweep();
@@ -225,13 +272,33 @@ impl Run {
             polled: !arguments.sleep,
             verify: work.verify,
             tally,
-            completed,
-            bytes,
-            time,
-            cost,
+            completed: after.completed - before.completed,
+            bytes: after.bytes - before.bytes,
+            time: after.at - before.at,
+            cost: after.cost.since(&before.cost),
+            calls: after.calls.since(before.calls),
+            threads: after.threads.since(&before.threads),
+            target: after.target.zip(before.target).map(|(after, before)| after.since(&before)),
+            at_work: at_work(before.at_work, after.at_work),
             moments,
             rival: None,
             errors,
+        })
+    }
+
+    /// Everything that is counted, up to now.
+    fn counts(&self, meter: &Meter, arguments: &Arguments) -> Result<Counts, Failure> {
+        let tcp = self.tcp.counters();
+        let sleep = meter.sleeping_calls();
+        Ok(Counts {
+            at: Instant::now(),
+            completed: meter.completed(),
+            bytes: meter.bytes(),
+            cost: Cost::now(),
+            calls: Calls { receive: tcp.receives, send: tcp.sends, sleep },
+            threads: Threads::of_this_process().unwrap_or_default(),
+            target: arguments.target_pid.map(target_threads).transpose()?,
+            at_work: meter.at_work(),
         })
     }
 
@@ -259,17 +326,37 @@ impl Run {
             go(warmup)?;
             go(time)
         };
-        let rates: Vec<std::io::Result<f64>> = std::thread::scope(|scope| {
-            let pairs: Vec<_> = (0..work.channels).map(|_| scope.spawn(pair)).collect();
+        let nap = |limit: Duration| {
+            let since = Instant::now();
+            while since.elapsed() < limit && !interrupted.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(10).min(limit));
+            }
+        };
+        let threads = || Threads::of_this_process().unwrap_or_default();
+        let (rates, used, took) = std::thread::scope(|scope| {
+            let start = |_| {
+                let thread = std::thread::Builder::new().name("floor-host".into());
+                thread.spawn_scoped(scope, pair)
+            };
+            let pairs = (0..work.channels).map(start).collect::<Result<Vec<_>, _>>();
+            nap(warmup);
+            let (before, since) = (threads(), Instant::now());
+            nap(time);
+            let (used, took) = (threads().since(&before), since.elapsed());
             let panicked = || Err(std::io::Error::other("a thread panicked"));
-            pairs.into_iter().map(|p| p.join().unwrap_or_else(|_| panicked())).collect()
+            let join = |pairs: Vec<std::thread::ScopedJoinHandle<'_, _>>| {
+                pairs.into_iter().map(|p| p.join().unwrap_or_else(|_| panicked())).collect()
+            };
+            let rates = pairs.and_then(|pairs| -> std::io::Result<Vec<f64>> { join(pairs) });
+            (rates, used, took)
         });
         if self.is_interrupted() {
             return Ok(None);
         }
         let failed = |e: std::io::Error| Failure::Failed(format!("bare sockets: {e}"));
-        let iops = rates.into_iter().sum::<std::io::Result<f64>>().map_err(failed)?;
-        Ok(Some(Rival { name: "floor", iops }))
+        let iops = rates.map_err(failed)?.into_iter().sum();
+        let threads = used.into_iter().filter(|thread| thread.name.starts_with("floor")).collect();
+        Ok(Some(Rival { name: "floor", iops, threads, time: took }))
     }
 
     fn is_interrupted(&self) -> bool {
