@@ -128,7 +128,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     if arguments.json {
         print_json(&measured.to_json());
-    } else {
+    } else if measured.completed > 0 || measured.errors.is_empty() {
         measured.print();
     }
     for error in &measured.errors {
@@ -245,12 +245,16 @@ impl Run {
             self.watch(&mut meter, "reading everything back", |m| m.sweeps() > 0);
         }
         orders.stop();
-        if self.is_interrupted() {
-            // Whoever waits for a path is not waited for.
-            head.set_fail_if_no_path(true);
-        }
         while !meter.all_ended() {
+            if self.is_interrupted() {
+                // Whoever waits for a path is not waited for.
+                head.set_fail_if_no_path(true);
+            }
             std::thread::sleep(Duration::from_millis(5));
+            if meter.parked() > 0 {
+                let sample = meter.sample();
+                self.screen.live(&format!("waiting for what is under way: {sample}"));
+            }
         }
         let mut errors: Vec<String> = Vec::new();
         errors.extend(meter.first_failure().map(|e| e.to_string()));
