@@ -3,8 +3,10 @@
 use std::error::Error;
 
 use nvme_core::buffer::Buffer;
+use nvme_core::spec::BlockCount;
+use nvme_core::spec::command::{BlockOp, IoFlags};
+use nvme_core::spec::opcode::NvmOpcode;
 use nvme_core::spec::registers::{Cc, offset};
-use nvme_core::spec::{BlockCount, Sqe};
 use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::{
     Association, Completion, Data, Queue, QueueParams, QueueSetup, Registers, Transport,
@@ -78,6 +80,7 @@ impl BareQueue {
         let mut done: Vec<Completion> = Vec::with_capacity(depth);
         let (blocks, step) = ((1 << 30) / 4096, bytes as u64 / 4096);
         let len = BlockCount::new(step as u32).ok_or("no whole blocks")?;
+        let read = BlockOp::new(NvmOpcode::READ, 1, len, IoFlags::empty());
         let (mut sent, mut ended, mut next) = (0, 0, 0);
         while ended < count {
             while sent < count
@@ -85,10 +88,9 @@ impl BareQueue {
                 && let Some(buffer) = spare.pop()
             {
                 next = (next + 7919 * step) % (blocks - step);
-                let sqe = Sqe::read(1, next, len);
                 self.queue
-                    .submit(sqe, Data::Read(buffer), sent as u32)
-                    .map_err(|rejected| format!("{:?}", rejected.reason))?;
+                    .submit_block(read, next, &mut Data::Read(buffer), sent as u32)
+                    .map_err(|reason| format!("{reason:?}"))?;
                 sent += 1;
             }
             self.queue.flush();

@@ -10,8 +10,7 @@ use nvme_core::spec::{Cqe, Sqe, Status};
 use nvme_core::time::Instant;
 use nvme_core::transport::{
     Association, Completion, Data, Endpoint, Queue, QueueParams, QueueSetup, QueueStatus,
-    Registers, RejectReason, Rejected, Sink, Tag, Transport, TransportError, TransportKind,
-    UrlError,
+    Registers, RejectReason, Sink, Tag, Transport, TransportError, TransportKind, UrlError,
 };
 use nvme_tcp::TcpTransport;
 
@@ -101,14 +100,14 @@ impl InstantQueue {
 }
 
 impl Queue for InstantQueue {
-    fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
+    fn submit_from(&mut self, sqe: Sqe, data: &mut Data, tag: Tag) -> Result<(), RejectReason> {
         if let Some(connection) = self.connection.as_mut().filter(|_| !self.connected) {
-            return connection.submit(sqe, data, tag);
+            return connection.submit_from(sqe, data, tag);
         }
         if self.answers.len() == self.capacity {
-            return Err(Rejected { reason: RejectReason::Full, data });
+            return Err(RejectReason::Full);
         }
-        self.answers.push((tag, data));
+        self.answers.push((tag, std::mem::take(data)));
         Ok(())
     }
 
@@ -129,9 +128,10 @@ impl Queue for InstantQueue {
             self.connected = ended > 0;
             return status;
         }
-        for (tag, data) in self.answers.drain(..) {
-            sink.complete(Completion { tag, cqe: Cqe::new(0, Status::SUCCESS, 0), data });
+        for (tag, data) in &mut self.answers {
+            sink.complete_from(*tag, &Cqe::new(0, Status::SUCCESS, 0), data);
         }
+        self.answers.clear();
         QueueStatus::Ready
     }
 

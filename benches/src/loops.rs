@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvme_core::buffer::Buffer;
-use nvme_core::spec::{BlockCount, Sqe};
+use nvme_core::spec::BlockCount;
+use nvme_core::spec::command::{BlockOp, IoFlags};
+use nvme_core::spec::opcode::NvmOpcode;
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, Data, Queue};
 use nvme_mpath::{HostOptions, IoOp, PathPolicy};
@@ -65,14 +67,15 @@ pub fn bare(bytes: usize, depth: usize, count: u64) {
     let (blocks, step) = ((1 << 30) / 4096, bytes as u64 / 4096);
     let (mut sent, mut ended, mut next) = (0, 0, 0);
     let len = BlockCount::new(step as u32).expect("a number of blocks");
+    let read = BlockOp::new(NvmOpcode::READ, 1, len, IoFlags::empty());
     while ended < count {
         while sent < count
             && queue.in_flight() < depth
             && let Some(buffer) = spare.pop()
         {
             next = (next + 7919 * step) % (blocks - step);
-            let sqe = Sqe::read(1, next, len);
-            queue.submit(sqe, Data::Read(buffer), sent as u32).expect("room in the queue");
+            let mut data = Data::Read(buffer);
+            queue.submit_block(read, next, &mut data, sent as u32).expect("room in the queue");
             sent += 1;
         }
         queue.flush();

@@ -87,7 +87,26 @@ impl Buffer {
     #[must_use]
     #[inline]
     pub fn plain_len(&self) -> Option<usize> {
-        if self.has_metadata() { None } else { Some(self.len()) }
+        self.plain().map(<[u8]>::len)
+    }
+
+    /// The bytes, unless there is metadata beside them.
+    #[must_use]
+    #[inline]
+    pub fn plain(&self) -> Option<&[u8]> {
+        // One after the other: cheaper than a table of jumps.
+        if let Repr::Dma(memory) = &self.repr {
+            return Some(memory.as_slice());
+        }
+        if let Repr::Owned(v) = &self.repr {
+            return Some(v);
+        }
+        self.uncommon()
+    }
+
+    #[inline(never)]
+    fn uncommon(&self) -> Option<&[u8]> {
+        if self.has_metadata() { None } else { Some(self.as_slice()) }
     }
 
     /// Whether the length is zero.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::buffer::Buffer;
 use crate::memory::{Memory, MemoryKind};
 use crate::quirk::{Hardware, Quirks};
+use crate::spec::command::BlockOp;
 use crate::spec::{Cqe, Sqe};
 use crate::time::{Duration, Instant};
 
@@ -69,6 +70,21 @@ impl Data {
         }
     }
 
+    /// Moves the data to `place`, and drops what is there; nothing is left here. The same as an
+    /// assignment of what [`std::mem::take`] gives, without a detour over the stack.
+    #[inline]
+    #[expect(unsafe_code, reason = "a move between places that is not to be made twice")]
+    pub fn move_to(&mut self, place: &mut Self) {
+        *place = Self::None;
+        // SAFETY: both are valid and, as they are borrowed mutably, not the same. What is overwritten
+        // has nothing to be dropped: the place is `None`; and what was moved has one owner, the
+        // place, since it is overwritten here.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self, place, 1);
+            std::ptr::write(self, Self::None);
+        }
+    }
+
     /// The buffer, whatever the direction; empty for [`Data::None`].
     #[must_use]
     #[inline]
@@ -86,7 +102,7 @@ impl Data {
 /// or doubled answer is noticed.
 pub type Tag = u32;
 
-/// The end of one command: exactly one for each accepted [`Queue::submit`].
+/// The end of one command: exactly one for each accepted [`Queue::submit_from`].
 #[derive(Debug)]
 pub struct Completion {
     /// The tag given at submission.
@@ -98,10 +114,16 @@ pub struct Completion {
     pub data: Data,
 }
 
-/// Takes completions out of [`Queue::poll`].
+/// Takes completions out of [`Queue::poll`]. Must not call back into the queue.
 pub trait Sink {
-    /// Takes one completion. Must not call back into the queue.
+    /// Takes one completion.
     fn complete(&mut self, completion: Completion);
+
+    /// The same, with the data taken from where the queue has it, which saves a copy or two. What is
+    /// left there is dropped by the queue.
+    fn complete_from(&mut self, tag: Tag, cqe: &Cqe, data: &mut Data) {
+        self.complete(Completion { tag, cqe: *cqe, data: std::mem::take(data) });
+    }
 }
 
 impl<F: FnMut(Completion)> Sink for F {
@@ -173,14 +195,41 @@ pub enum QueueSetup {
 ///
 /// Owned by one thread at a time (`Send`, not `Sync`).
 pub trait Queue: Send {
-    /// Takes one command. It may stay in a batch until [`Queue::flush`] or [`Queue::poll`].
+    /// Takes one command, and what it moves out of `data`. It may stay in a batch until
+    /// [`Queue::flush`] or [`Queue::poll`].
     ///
     /// The queue writes the command identifier, the data pointer, and, if the buffer has metadata,
     /// the metadata pointer of `sqe`; everything else is the caller's.
     ///
     /// # Errors
+    /// The reason; nothing was sent, and `data` is as it was.
+    fn submit_from(&mut self, sqe: Sqe, data: &mut Data, tag: Tag) -> Result<(), RejectReason>;
+
+    /// The same for a command about logical blocks, from `slba` on, which a queue may write to where
+    /// it goes at once.
+    ///
+    /// # Errors
+    /// As [`submit_from`](Self::submit_from).
+    fn submit_block(
+        &mut self,
+        op: BlockOp,
+        slba: u64,
+        data: &mut Data,
+        tag: Tag,
+    ) -> Result<(), RejectReason> {
+        self.submit_from(op.at(slba), data, tag)
+    }
+
+    /// The same as [`submit_from`](Self::submit_from) with the data by value.
+    ///
+    /// # Errors
     /// [`Rejected`] with the data and the reason; nothing was sent.
-    fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected>;
+    fn submit(&mut self, sqe: Sqe, mut data: Data, tag: Tag) -> Result<(), Rejected> {
+        match self.submit_from(sqe, &mut data, tag) {
+            Ok(()) => Ok(()),
+            Err(reason) => Err(Rejected { reason, data }),
+        }
+    }
 
     /// Sends what was submitted: one doorbell, or as few system calls as the socket allows.
     /// Failures are reported by the next [`Queue::poll`].

@@ -1,10 +1,10 @@
 //! Commands and completions as bytes. Expected bytes are written out from the specification's figures.
 
 use nvme_core::spec::command::{
-    DsmAttributes, DsmRange, FeatureSelect, GetLogPage, Identify, IoFlags, Psdt, SUBTYPE_TRANSPORT,
-    SglType,
+    BlockOp, DsmAttributes, DsmRange, FeatureSelect, GetLogPage, Identify, IoFlags, Psdt,
+    SUBTYPE_TRANSPORT, SglType,
 };
-use nvme_core::spec::opcode::DataDirection;
+use nvme_core::spec::opcode::{DataDirection, NvmOpcode};
 use nvme_core::spec::{BlockCount, CommandError, Cqe, NSID_ALL, SglDescriptor, Sqe, Status};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -29,6 +29,14 @@ fn a_read_is_laid_out_as_the_figures_say() {
     assert_eq!(bytes(&sqe), expected);
     assert_eq!(sqe.psdt(), Psdt::Prp);
     assert_eq!(sqe.prp(), (0x1_0000, 0x2_0000));
+    // The same in one go.
+    let read = BlockOp::new(NvmOpcode::READ, 1, blocks, IoFlags::empty());
+    let words = read.words(0x1122_3344_5566_7788, 0xabcd, [0x1_0000, 0x2_0000]);
+    assert_eq!(words.as_bytes(), expected);
+    let force = BlockOp::new(NvmOpcode::WRITE, 0x0102_0304, blocks, IoFlags::FORCE_UNIT_ACCESS);
+    let sqe = force.at(5);
+    assert_eq!((sqe.opcode, sqe.nsid.get(), sqe.slba()), (1, 0x0102_0304, 5));
+    assert_eq!((sqe.cdw12.get(), sqe.prp(), sqe.cid.get()), (1 << 30 | 7, (0, 0), 0));
 }
 
 #[test]

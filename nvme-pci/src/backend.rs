@@ -68,6 +68,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// The registers.
     fn bar0(&self) -> &dyn Mmio;
 
+    /// Writes a doorbell: the 4 bytes of the registers at `offset`. What it does, [`Mmio::write32`]
+    /// does; apart from that because it is done for each batch of commands.
+    fn ring(&self, offset: usize, value: u32) {
+        self.bar0().write32(offset, value);
+    }
+
     /// Allocates `len` bytes (rounded up to whole pages of 4 KiB), zeroed, that the function can
     /// read and write. `align` is a power of two; the address in the process and each page's bus
     /// address are multiples of it, as far as it is at most 4 KiB. One piece on the bus

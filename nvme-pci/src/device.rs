@@ -78,8 +78,8 @@ pub(crate) struct Device {
     stopping: Mutex<()>,
     interrupts: Mutex<BTreeMap<u16, Option<Interrupt>>>,
     regions: Mutex<Regions>,
-    /// Moves when `regions` does.
-    regions_changed: AtomicU64,
+    /// Moves when `regions` does, and when the device dies: all that a submission must know of.
+    changes: AtomicU64,
     /// Doorbells in memory, once the controller is known to be able to look there.
     shadow: OnceLock<Arc<Shadow>>,
     /// The controller has yet to be told of them, by the admin queue.
@@ -143,7 +143,7 @@ impl Device {
             stopping: Mutex::new(()),
             interrupts: Mutex::default(),
             regions: Mutex::default(),
-            regions_changed: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             shadow: OnceLock::new(),
             shadow_untold: AtomicBool::new(false),
             cmb: OnceLock::new(),
@@ -294,19 +294,27 @@ impl Device {
     pub fn change_regions<R>(&self, change: impl FnOnce(&mut Regions) -> R) -> R {
         let mut regions = self.regions.lock();
         let changed = change(&mut regions);
-        self.regions_changed.fetch_add(1, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::Release);
         changed
     }
 
-    /// The map of regions, if it is not the one of generation `seen`.
+    /// The number of changes, of the map of regions and of whether the device is dead.
     #[inline]
-    pub fn new_regions(&self, seen: &mut u64) -> Option<Arc<RegionMap>> {
-        let now = self.regions_changed.load(Ordering::Acquire);
-        if *seen == now {
-            return None;
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// The map of regions.
+    pub fn regions(&self) -> Arc<RegionMap> {
+        Arc::clone(self.regions.lock().map())
+    }
+
+    /// Nothing may be given to the controller any more.
+    fn die(&self) {
+        // In this order, so that whoever sees the change sees the reason for it.
+        if !self.dead.swap(true, Ordering::AcqRel) {
+            self.changes.fetch_add(1, Ordering::Release);
         }
-        *seen = now;
-        Some(Arc::clone(self.regions.lock().map()))
     }
 
     #[inline]
@@ -336,7 +344,7 @@ impl Device {
     /// again if that does not help. The thread keeps the device, so that it does not matter who else
     /// drops it. [`is_stopped`](Self::is_stopped) tells the end.
     pub fn begin_stop(self: &Arc<Self>) {
-        self.dead.store(true, Ordering::Release);
+        self.die();
         if self.is_stopped() {
             return;
         }
@@ -415,7 +423,7 @@ impl Device {
     /// to reach memory. Whether one of these worked. Blocks, for at most the limit of disabling and
     /// a reset.
     fn stop(&self) -> bool {
-        self.dead.store(true, Ordering::Release);
+        self.die();
         let _one_at_a_time = self.stopping.lock();
         if self.is_stopped() {
             return true;

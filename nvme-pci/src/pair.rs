@@ -1,9 +1,13 @@
 //! A queue pair: two rings, the commands in flight, and the memory that the controller uses for them.
 
+use std::sync::Arc;
+
+use nvme_core::buffer::Buffer;
+use nvme_core::spec::command::BlockOp;
 use nvme_core::spec::identify::cns;
 use nvme_core::spec::opcode::AdminOpcode;
 use nvme_core::spec::{Cqe, Sqe};
-use nvme_core::transport::{Data, RejectReason, Tag, TransportError};
+use nvme_core::transport::{Data, RejectReason, Sink, Tag, TransportError};
 
 use crate::backend::BackendError;
 use crate::bounce::{Chain, Pool};
@@ -12,10 +16,10 @@ use crate::device::Device;
 use crate::dma::{DmaMemory, PAGE};
 use crate::metadata::{NoPiece, PAUSE, Pieces};
 use crate::prp::{self, ListPages};
-use crate::region::RegionMap;
+use crate::region::{Near, RegionMap};
 use crate::ring::{BadHead, CQE_BYTES, CompletionRing, SQE_BYTES, SubmissionRing};
 use crate::sgl;
-use crate::slots::{BadCid, Place, SLOTS_MAX, Slots, Watch};
+use crate::slots::{BadCid, Odd, Place, SLOTS_MAX, Slots, Watch};
 
 /// Memory of the admin queue for its commands' data, at least and at most: they are few and small.
 const ADMIN_POOL: (usize, usize) = (64 << 10, 1 << 20);
@@ -51,7 +55,9 @@ pub(crate) struct Pair {
     sgl_from: usize,
     /// Longest transfers that two entries may point to, without a list.
     direct_most: usize,
-    /// Where in the map of regions data was found last.
+    /// Where data was found last: a region that is one piece on the bus, and one of any kind, by its
+    /// place in the map.
+    near: Near,
     region: usize,
     /// Event requests in flight.
     events: usize,
@@ -114,6 +120,7 @@ impl Pair {
             sgl_from,
             // Of admin commands more is to be noted than where the data is.
             direct_most: if qid == 0 { 0 } else { max_transfer.min(sgl_from.saturating_sub(1)) },
+            near: Near::default(),
             region: 0,
             events: 0,
             own: 0,
@@ -139,8 +146,16 @@ impl Pair {
         self.slots.command_id(tag)
     }
 
+    /// There is another map of regions.
+    pub fn forget_regions(&mut self) {
+        (self.near, self.region) = (Near::default(), 0);
+    }
+
     /// Puts a command on the submission ring, and takes its data.
-    #[inline]
+    ///
+    /// Where there is a slot there is room in the ring: it holds as many commands as there are slots,
+    /// and what the controller has not read yet has not been answered either.
+    #[inline(never)]
     pub fn submit(
         &mut self,
         device: &Device,
@@ -151,9 +166,6 @@ impl Pair {
         counters: &QueueCounters,
     ) -> Result<(), RejectReason> {
         let Some(slot) = self.slots.next_free() else { return Err(RejectReason::Full) };
-        if self.sq.is_full() {
-            return Err(RejectReason::Full);
-        }
         let elsewhere = if self.point_direct(&mut sqe, data, regions) {
             counters.direct();
             None
@@ -167,8 +179,31 @@ impl Pair {
             self.note(self.slots.number(cid), place, &sqe);
         }
         sqe.cid = cid.into();
-        // There is room: that was looked at first.
         self.sq.write(&sqe);
+        counters.command();
+        Ok(())
+    }
+
+    /// The same for a command about blocks, which is made where it goes to if the device reaches its
+    /// data as it reached the last one's.
+    #[inline]
+    pub fn submit_block(
+        &mut self,
+        device: &Arc<Device>,
+        (op, slba): (BlockOp, u64),
+        data: &mut Data,
+        tag: Tag,
+        regions: &Arc<RegionMap>,
+        counters: &QueueCounters,
+    ) -> Result<(), RejectReason> {
+        let Some(prp) = self.reach(data) else {
+            return self.submit(device, op.at(slba), data, tag, regions, counters);
+        };
+        let Some(cid) = self.slots.put(tag, data, self.sq.next_number()) else {
+            return Err(RejectReason::Full);
+        };
+        self.sq.write_words(&op.words(slba, cid, prp));
+        counters.direct();
         counters.command();
         Ok(())
     }
@@ -178,25 +213,41 @@ impl Pair {
     fn note(&mut self, slot: u16, place: Place, sqe: &Sqe) {
         let watch = if self.qid == 0 { watch(sqe) } else { Watch::No };
         self.events += usize::from(watch == Watch::Event);
-        if let Some(command) = self.slots.get_mut(slot) {
-            (command.place, command.watch) = (place, watch);
+        self.slots.note(slot, place, watch);
+    }
+
+    /// The PRP entries of data that the device reaches where it is, in the region that was used last,
+    /// if it needs no list for that: the usual case, in as few steps as will do.
+    #[inline]
+    fn reach(&self, data: &Data) -> Option<[u64; 2]> {
+        let bytes = data.buffer()?.plain()?;
+        // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
+        let (at, len) = (bytes.as_ptr() as usize, bytes.len());
+        if len.wrapping_sub(1) >= self.direct_most || !at.is_multiple_of(4) {
+            return None;
+        }
+        let first = self.near.bus(at, len)?;
+        // A region begins on a page, for the process and on the bus.
+        let next = (first | (PAGE as u64 - 1)).wrapping_add(1);
+        match at % PAGE + len {
+            end if end <= PAGE => Some([first, 0]),
+            end if end <= 2 * PAGE => Some([first, next]),
+            _ => None,
         }
     }
 
-    /// Points the command to data that the device reaches where it is, if it needs no list for that:
-    /// the usual case, in as few steps as will do. Whether it is one.
-    #[inline]
+    /// Points the command to data that the device reaches where it is, if it needs no list for that.
+    /// Whether it does.
     fn point_direct(&mut self, sqe: &mut Sqe, data: &Data, regions: &RegionMap) -> bool {
-        let Some(buffer) = data.buffer().filter(|buffer| !buffer.has_metadata()) else {
-            return false;
-        };
-        let bytes = buffer.as_slice();
-        // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
+        let Some(bytes) = data.buffer().and_then(Buffer::plain) else { return false };
         let (at, len) = (bytes.as_ptr() as usize, bytes.len());
         if len == 0 || len > self.direct_most || !at.is_multiple_of(4) {
             return false;
         }
         let Some(pages) = regions.find_from(bytes, &mut self.region) else { return false };
+        if let Some(near) = regions.near(self.region) {
+            self.near = near;
+        }
         let end = at % PAGE + len;
         let second = if end <= PAGE { Some(&0) } else { pages.get(1).filter(|_| end <= 2 * PAGE) };
         let (Some(first), Some(second)) = (pages.first(), second) else { return false };
@@ -224,19 +275,17 @@ impl Pair {
     /// Puts a command of the driver's own on the submission ring; nobody is told of its end. Whether
     /// there was room for it and for one more.
     pub fn submit_own(&mut self, mut sqe: Sqe) -> bool {
-        if self.slots.in_flight() + 1 >= self.slots.capacity() || self.sq.is_full() {
+        if self.slots.in_flight() + 1 >= self.slots.capacity() {
             return false;
         }
         let Some(slot) = self.slots.next_free() else { return false };
         let Some(cid) = self.slots.put(0, &mut Data::None, self.sq.next_number()) else {
             return false;
         };
-        if let Some(command) = self.slots.get_mut(slot) {
-            (command.place, command.watch) = (Place::None, Watch::Doorbells);
-        }
+        self.slots.note(slot, Place::None, Watch::Doorbells);
         self.own += 1;
         sqe.cid = cid.into();
-        self.sq.push(&sqe)
+        self.sq.write(&sqe)
     }
 
     /// Makes data and the metadata beside it reachable, and points the command to both.
@@ -412,27 +461,41 @@ impl Pair {
         self.outgrown == 0
     }
 
-    /// The slot of the command that a completion entry is for, and whether there is more to do about
-    /// it than to tell its owner. An entry that cannot be is an error, which names the field.
+    /// Ends the plain command that a completion entry is for. False, and nothing was done, if it is not
+    /// for one, or cannot be.
     #[inline]
-    pub fn completed(&mut self, cqe: &Cqe) -> Result<(u16, bool), Box<str>> {
+    pub fn end_plain(&mut self, cqe: &Cqe, sink: &mut dyn Sink) -> bool {
+        if cqe.sqid.get() != self.qid {
+            return false;
+        }
+        let Some((slot, number)) = self.slots.plain(cqe.cid.get()) else { return false };
+        let in_flight = self.slots.in_flight();
+        if self.sq.completed(number, cqe.sqhd.get(), in_flight).is_err() {
+            return false;
+        }
+        self.cq.advance();
+        self.slots.end_plain(slot, |tag, data| sink.complete_from(tag, cqe, data));
+        true
+    }
+
+    /// The slot of the command that a completion entry is for, whatever it is.
+    ///
+    /// # Errors
+    /// The entry cannot be; names the field.
+    #[cold]
+    pub fn completed(&mut self, cqe: &Cqe) -> Result<u16, Box<str>> {
         let (sqid, cid) = (cqe.sqid.get(), cqe.cid.get());
         if sqid != self.qid {
             return Err(bad_queue(sqid, self.qid));
         }
-        let (slot, command) = match self.slots.find(cid) {
-            Ok(found) => found,
-            Err(bad) => return Err(bad_cid(sqid, cid, bad)),
-        };
+        let (slot, number) = self.slots.find(cid).map_err(|bad| bad_cid(sqid, cid, bad))?;
         let in_flight = self.slots.in_flight();
-        match self.sq.completed(command.number, cqe.sqhd.get(), in_flight) {
-            Ok(()) => Ok((slot, command.is_plain())),
-            Err(bad) => Err(bad_head(sqid, bad)),
-        }
+        let completed = self.sq.completed(number, cqe.sqhd.get(), in_flight);
+        completed.map(|()| slot).map_err(|bad| bad_head(sqid, bad))
     }
 
     /// Ends a command; what it had.
-    #[inline]
+    #[cold]
     pub fn end(&mut self, slot: u16) -> Option<(Tag, Data)> {
         self.slots.free(slot)
     }
@@ -441,15 +504,14 @@ impl Pair {
     /// is [freed](Self::end). Tells what the driver wants to know of it.
     #[cold]
     pub fn settle(&mut self, slot: u16, arrived: bool) -> Watch {
-        let Some(command) = self.slots.get_mut(slot) else { return Watch::No };
-        let place = std::mem::replace(&mut command.place, Place::None);
+        let Odd { place, watch } = self.slots.take_odd(slot);
         let (chain, piece) = match place {
             Place::None | Place::Direct => (None, None),
             Place::Bounce(chain) => (Some(chain), None),
             Place::Metadata { piece, data } => (Some(data), Some(piece)),
         };
         // What a failed command has transferred is of no use to anyone (NVMe 2.1 §4.2.3).
-        if arrived && let Data::Read(buffer) = &mut command.data {
+        if arrived && let Some(Data::Read(buffer)) = self.slots.data_mut(slot) {
             if let (Some(memory), Some(metadata)) =
                 (piece.and_then(|piece| self.pieces.get(piece)), buffer.metadata_mut())
             {
@@ -459,7 +521,6 @@ impl Pair {
                 self.pool.drain(chain, buffer.as_mut_slice());
             }
         }
-        let watch = command.watch;
         if let Some(piece) = piece {
             self.pieces.give(piece);
         }
@@ -476,7 +537,7 @@ impl Pair {
 
     /// The data of a command.
     pub fn data(&self, slot: u16) -> Option<&Data> {
-        self.slots.get(slot).map(|command| &command.data)
+        self.slots.data(slot)
     }
 
     /// Ends any command, without an answer. The controller must have been stopped.

@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use nvme_core::spec::command::BlockOp;
 use nvme_core::spec::registers::offset;
 use nvme_core::spec::{Cqe, Sqe, Status};
 use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::{
-    Completion, Data, Queue, QueueSetup, QueueStatus, RejectReason, Rejected, Sink, Tag,
-    TransportError,
+    Completion, Data, Queue, QueueSetup, QueueStatus, RejectReason, Sink, Tag, TransportError,
 };
 
 use crate::counters::QueueCounters;
@@ -28,6 +28,9 @@ pub(crate) const POLL_STOPPING: Duration = Duration::from_millis(1);
 /// How often the admin queue looks whether the controller is still there, and sound.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// No number of changes that there is: the next submission looks at the device.
+const NEVER: u64 = u64::MAX;
+
 /// See the module's text. Of the queues of a controller the admin queue alone watches over its
 /// health.
 #[derive(Debug)]
@@ -44,7 +47,8 @@ pub(crate) struct PciQueue {
     /// The same in memory.
     shadow: Option<Arc<Shadow>>,
     regions: Arc<RegionMap>,
-    regions_seen: u64,
+    /// The number of changes of the device that the queue knows of.
+    seen: u64,
     setup: QueueSetup,
     polled_at: Instant,
     health_at: Instant,
@@ -99,8 +103,7 @@ impl PciQueue {
             cq_doorbell,
             shadow,
             regions: Arc::default(),
-            // Not a generation that there is, so that the first submission fetches the map.
-            regions_seen: u64::MAX,
+            seen: NEVER,
             setup,
             polled_at: now,
             health_at: now + HEALTH_INTERVAL,
@@ -114,32 +117,47 @@ impl PciQueue {
         self.pair.as_ref()
     }
 
+    /// Takes notice of what has changed about the device. One that has failed is dead as well.
+    #[cold]
+    fn catch_up(&mut self) -> Result<(), RejectReason> {
+        // First, so that what comes later is seen the next time.
+        self.seen = self.device.changes();
+        if self.device.is_dead() {
+            self.seen = NEVER;
+            return Err(RejectReason::NotReady);
+        }
+        self.regions = self.device.regions();
+        if let Some(pair) = &mut self.pair {
+            pair.forget_regions();
+        }
+        Ok(())
+    }
+
     /// Tells the controller of what was submitted, and of what was taken.
+    #[inline]
     fn ring(&mut self) {
         let Some(pair) = &mut self.pair else { return };
-        if self.device.is_dead() {
+        if !(pair.cq.is_untold() || pair.sq.is_untold()) || self.device.is_dead() {
             return;
         }
-        let bar = self.device.backend().bar0();
-        let shadow = self.shadow.as_deref();
-        let needed =
-            |at, (old, new): (u16, u16)| shadow.is_none_or(|shadow| shadow.ring(at, old, new));
         // Completions first: their room is then there for what is submitted.
-        if let Some(moved) = pair.cq.untold() {
-            if needed(self.cq_doorbell, moved) {
-                bar.write32(self.cq_doorbell, moved.1.into());
-                self.counters.cq_doorbell();
-            } else {
-                self.counters.doorbell_saved();
-            }
+        let (taken, sent) = (pair.cq.untold(), pair.sq.untold());
+        if let Some(moved) = taken {
+            self.ring_one(self.cq_doorbell, moved, QueueCounters::cq_doorbell);
         }
-        if let Some(moved) = pair.sq.untold() {
-            if needed(self.sq_doorbell, moved) {
-                bar.write32(self.sq_doorbell, moved.1.into());
-                self.counters.sq_doorbell();
-            } else {
-                self.counters.doorbell_saved();
-            }
+        if let Some(moved) = sent {
+            self.ring_one(self.sq_doorbell, moved, QueueCounters::sq_doorbell);
+        }
+    }
+
+    /// Moves one doorbell.
+    #[inline]
+    fn ring_one(&self, at: usize, (old, new): (u16, u16), count: fn(&QueueCounters)) {
+        if self.shadow.as_deref().is_none_or(|shadow| shadow.ring(at, old, new)) {
+            self.device.backend().ring(at, new.into());
+            count(&self.counters);
+        } else {
+            self.counters.doorbell_saved();
         }
     }
 
@@ -148,21 +166,22 @@ impl PciQueue {
     fn reap(&mut self, sink: &mut dyn Sink) -> Result<(), Box<str>> {
         let Some(pair) = &mut self.pair else { return Ok(()) };
         self.pending = false;
-        for _ in 0..pair.cq.entries() {
+        let mut left = pair.cq.entries();
+        while left > 0 {
+            left -= 1;
             let Some(cqe) = pair.cq.peek() else { return Ok(()) };
-            let (slot, plain) = pair.completed(&cqe)?;
-            pair.cq.advance();
-            if !plain {
-                let watch = pair.settle(slot, cqe.status().is_success());
-                if watch != Watch::No {
-                    observe(&self.device, watch, pair.data(slot), &cqe);
-                }
-                if watch == Watch::Doorbells {
-                    pair.end(slot);
-                    continue;
-                }
+            if pair.end_plain(&cqe, sink) {
+                continue;
             }
-            if let Some((tag, data)) = pair.end(slot) {
+            let slot = pair.completed(&cqe)?;
+            pair.cq.advance();
+            let watch = pair.settle(slot, cqe.status().is_success());
+            if watch != Watch::No {
+                observe(&self.device, watch, pair.data(slot), &cqe);
+            }
+            if let Some((tag, data)) = pair.end(slot)
+                && watch != Watch::Doorbells
+            {
                 sink.complete(Completion { tag, cqe, data });
             }
         }
@@ -172,9 +191,6 @@ impl PciQueue {
 
     /// What the admin queue does beside its commands.
     fn look_after(&mut self, now: Instant) {
-        if self.qid != 0 {
-            return;
-        }
         if let Some(config) = self.device.untold_shadow().and_then(Shadow::command)
             && let Some(pair) = &mut self.pair
         {
@@ -193,6 +209,9 @@ impl PciQueue {
     /// with Host Aborted Command. Until then nothing is given back, since it may still be written to.
     #[cold]
     fn end(&mut self, sink: &mut dyn Sink) -> QueueStatus {
+        if let Some(error) = &self.failure {
+            return QueueStatus::Failed(error.clone());
+        }
         self.device.begin_stop();
         if !self.device.is_stopped() {
             self.pending = false;
@@ -243,22 +262,32 @@ fn observe(device: &Device, watch: Watch, data: Option<&Data>, cqe: &Cqe) {
 }
 
 impl Queue for PciQueue {
-    fn submit(&mut self, sqe: Sqe, mut data: Data, tag: Tag) -> Result<(), Rejected> {
-        // One that has failed is dead as well.
-        if self.device.is_dead() {
-            return Err(Rejected { reason: RejectReason::NotReady, data });
+    fn submit_from(&mut self, sqe: Sqe, data: &mut Data, tag: Tag) -> Result<(), RejectReason> {
+        if self.device.changes() != self.seen {
+            self.catch_up()?;
         }
-        if let Some(regions) = self.device.new_regions(&mut self.regions_seen) {
-            self.regions = regions;
-        }
-        let (device, regions, counters) = (&self.device, &self.regions, &self.counters);
-        let taken = match &mut self.pair {
-            Some(pair) => pair.submit(device, sqe, &mut data, tag, regions, counters),
+        match &mut self.pair {
+            Some(pair) => pair.submit(&self.device, sqe, data, tag, &self.regions, &self.counters),
             None => Err(RejectReason::NotReady),
-        };
-        match taken {
-            Ok(()) => Ok(()),
-            Err(reason) => Err(Rejected { reason, data }),
+        }
+    }
+
+    fn submit_block(
+        &mut self,
+        op: BlockOp,
+        slba: u64,
+        data: &mut Data,
+        tag: Tag,
+    ) -> Result<(), RejectReason> {
+        if self.device.changes() != self.seen {
+            self.catch_up()?;
+        }
+        let block = (op, slba);
+        match &mut self.pair {
+            Some(pair) => {
+                pair.submit_block(&self.device, block, data, tag, &self.regions, &self.counters)
+            }
+            None => Err(RejectReason::NotReady),
         }
     }
 
@@ -267,9 +296,6 @@ impl Queue for PciQueue {
     }
 
     fn poll(&mut self, now: Instant, sink: &mut dyn Sink) -> QueueStatus {
-        if let Some(error) = &self.failure {
-            return QueueStatus::Failed(error.clone());
-        }
         self.polled_at = now;
         if self.device.is_dead() {
             return self.end(sink);
@@ -284,9 +310,11 @@ impl Queue for PciQueue {
             self.device.fail(TransportError::Protocol { address, reason: reason.into() });
             return self.end(sink);
         }
-        self.look_after(now);
-        if self.device.is_dead() {
-            return self.end(sink);
+        if self.qid == 0 {
+            self.look_after(now);
+            if self.device.is_dead() {
+                return self.end(sink);
+            }
         }
         self.ring();
         QueueStatus::Ready

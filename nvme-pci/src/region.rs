@@ -16,9 +16,46 @@ struct Region {
     start: usize,
     len: usize,
     pages: Arc<[u64]>,
+    /// Its bus address, where it is one piece on the bus.
+    bus: Option<u64>,
+}
+
+/// A region that is one piece on the bus, to be remembered by a queue for its next command: of no use
+/// once there is another [`RegionMap`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Near {
+    start: usize,
+    len: usize,
+    bus: u64,
+}
+
+impl Near {
+    /// The bus address of `len` bytes from `at` on, if they are inside.
+    #[inline]
+    pub fn bus(&self, at: usize, len: usize) -> Option<u64> {
+        let from = at.wrapping_sub(self.start);
+        if from >= self.len {
+            return None;
+        }
+        if len > self.len - from {
+            return None;
+        }
+        // No sum of the two is past the region's end, which was checked.
+        Some(self.bus.wrapping_add(from as u64))
+    }
 }
 
 impl Region {
+    fn new(start: usize, len: usize, pages: Arc<[u64]>) -> Self {
+        let next = |w: &[u64]| w[0].checked_add(PAGE as u64) == Some(w[1]);
+        let whole = start.is_multiple_of(PAGE) && pages.len() == len.div_ceil(PAGE);
+        let first = pages.first().filter(|_| whole && pages.windows(2).all(next));
+        let fits =
+            |at: &u64| at.is_multiple_of(PAGE as u64) && at.checked_add(len as u64).is_some();
+        let bus = first.copied().filter(fits);
+        Self { start, len, pages, bus }
+    }
+
     /// How far into the region `len` bytes from `at` on begin, if they are inside.
     #[inline]
     fn offset(&self, at: usize, len: usize) -> Option<usize> {
@@ -53,7 +90,7 @@ impl Regions {
         let pages: Arc<[u64]> = mapping.pages().into();
         let mut mapped = self.map.mapped.clone();
         let at = mapped.partition_point(|region| region.start < start);
-        mapped.insert(at, Region { start, len, pages: Arc::clone(&pages) });
+        mapped.insert(at, Region::new(start, len, Arc::clone(&pages)));
         self.map = Arc::new(RegionMap { mapped });
         self.mappings.push((mapping, pages));
     }
@@ -88,6 +125,12 @@ impl RegionMap {
             }
         };
         region.pages.get(from / PAGE..)
+    }
+
+    /// The region at a place of the map, if it is one piece on the bus.
+    pub fn near(&self, place: usize) -> Option<Near> {
+        let region = self.mapped.get(place)?;
+        Some(Near { start: region.start, len: region.len, bus: region.bus? })
     }
 
     /// The last region that begins at an address or before.

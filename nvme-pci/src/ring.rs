@@ -78,41 +78,50 @@ impl SubmissionRing {
         self.written
     }
 
-    /// Writes an entry, if there is room.
-    #[inline]
-    pub fn push(&mut self, sqe: &Sqe) -> bool {
-        !self.is_full() && self.write(sqe)
-    }
-
-    /// Writes an entry. There must be [room](Self::is_full).
+    /// Writes an entry. There must be [room](Self::is_full): there is for as many commands as the ring
+    /// has entries less one, since an entry that has not been read has not been answered either.
     #[inline]
     pub fn write(&mut self, sqe: &Sqe) -> bool {
+        self.write_words(zerocopy::transmute_ref!(sqe))
+    }
+
+    /// The same of an entry as it is in memory.
+    #[inline]
+    pub fn write_words(&mut self, sqe: &[u64; 8]) -> bool {
+        debug_assert!(!self.is_full(), "an entry that has not been read would be lost");
         let at = usize::from(self.tail) * SQE_BYTES;
         let written = match self.remote {
             false => self.memory.copy_in(at, sqe.as_bytes()),
-            true => self.store(at, sqe),
+            // By value, so that an entry that is made here need not be in memory for this.
+            true => self.store(at, *sqe),
         };
         if written {
-            self.tail = self.after(self.tail, 1);
+            let next = self.tail + 1;
+            self.tail = if next == self.entries { 0 } else { next };
             self.written += 1;
         }
         written
     }
 
     #[cold]
-    fn store(&self, at: usize, sqe: &Sqe) -> bool {
-        let words: [u64; 8] = zerocopy::transmute!(*sqe);
-        words.iter().enumerate().all(|(i, word)| {
+    fn store(&self, at: usize, sqe: [u64; 8]) -> bool {
+        sqe.iter().enumerate().all(|(i, word)| {
             let to = self.memory.word(at + i * 8);
             to.map(|to| to.store(*word, Ordering::Relaxed)).is_some()
         })
+    }
+
+    /// Whether the controller does not know of all entries yet.
+    #[inline]
+    pub fn is_untold(&self) -> bool {
+        self.told_of != self.written
     }
 
     /// What is in the doorbell and what is to be written there, if the controller does not know of
     /// all entries yet.
     #[inline]
     pub fn untold(&mut self) -> Option<(u16, u16)> {
-        if self.told_of == self.written {
+        if !self.is_untold() {
             return None;
         }
         let before = std::mem::replace(&mut self.told, self.tail);
@@ -222,11 +231,17 @@ impl CompletionRing {
         }
     }
 
+    /// Whether the controller does not know yet how far this is.
+    #[inline]
+    pub fn is_untold(&self) -> bool {
+        self.told != self.head
+    }
+
     /// What is in the doorbell and what is to be written there, if the controller does not know yet
     /// how far this is.
     #[inline]
     pub fn untold(&mut self) -> Option<(u16, u16)> {
-        if self.told == self.head {
+        if !self.is_untold() {
             return None;
         }
         let before = std::mem::replace(&mut self.told, self.head);
@@ -239,18 +254,23 @@ mod tests {
     use super::*;
     use crate::heap;
 
+    /// Writes an entry, if there is room.
+    fn push(sq: &mut SubmissionRing, sqe: &Sqe) -> bool {
+        !sq.is_full() && sq.write(sqe)
+    }
+
     #[test]
     fn the_ring_holds_one_entry_less_and_follows_the_head() {
         let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), false, 4);
         let sqe = Sqe::flush(1);
         assert_eq!(sq.untold(), None);
-        assert!((0..3).all(|_| sq.push(&sqe)));
-        assert!(sq.is_full() && !sq.push(&sqe));
+        assert!((0..3).all(|_| push(&mut sq, &sqe)));
+        assert!(sq.is_full() && !push(&mut sq, &sqe));
         assert_eq!((sq.untold(), sq.untold()), (Some((0, 3)), None));
         sq.completed(0, 2, 3).unwrap();
         assert_eq!(sq.completed(1, 1, 0), Err(BadHead { said: 1, least: 2, most: 3 }), "backwards");
         assert!(sq.completed(1, 4, 2).is_err(), "no such entry");
-        assert!(sq.push(&sqe) && sq.push(&sqe) && !sq.push(&sqe));
+        assert!(push(&mut sq, &sqe) && push(&mut sq, &sqe) && !push(&mut sq, &sqe));
         assert!(sq.completed(1, 0, 0).is_err(), "not told of yet");
         assert!(sq.completed(3, 3, 2).is_err(), "the entry has not been told of");
         assert_eq!(sq.untold(), Some((3, 1)));
@@ -262,7 +282,7 @@ mod tests {
         let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), false, 8);
         let sqe = Sqe::flush(1);
         for _ in 0..4 {
-            assert!(sq.push(&sqe));
+            assert!(push(&mut sq, &sqe));
         }
         assert_eq!(sq.untold(), Some((0, 4)));
         sq.completed(2, 3, 4).unwrap();
@@ -270,16 +290,16 @@ mod tests {
         assert_eq!(sq.completed(1, 0, 2), Err(BadHead { said: 0, least: 1, most: 4 }));
         // The last entry is completed by a controller that says that it has not read it.
         sq.completed(3, 3, 1).unwrap();
-        assert!((0..7).all(|_| sq.push(&sqe)) && sq.is_full());
+        assert!((0..7).all(|_| push(&mut sq, &sqe)) && sq.is_full());
     }
 
     #[test]
     fn a_command_that_is_under_way_for_many_turns_disturbs_nothing() {
         let mut sq = SubmissionRing::new(heap::alloc(4096, 0x1000), false, 5);
         let sqe = Sqe::flush(1);
-        assert!(sq.push(&sqe));
+        assert!(push(&mut sq, &sqe));
         for number in 1..100 {
-            assert!(sq.push(&sqe));
+            assert!(push(&mut sq, &sqe));
             let (_, tail) = sq.untold().unwrap();
             sq.completed(number, tail, 2).unwrap();
         }

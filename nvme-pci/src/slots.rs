@@ -37,35 +37,37 @@ pub(crate) enum Watch {
     Doorbells,
 }
 
-/// A command in flight.
+/// What there is to be known of a command that is not plain: more is to be done about its end than to
+/// tell its owner, or its data is not where that wants it.
 #[derive(Debug)]
-pub(crate) struct InFlight {
-    pub tag: Tag,
-    pub data: Data,
+pub(crate) struct Odd {
     pub place: Place,
     pub watch: Watch,
-    /// Its number among the entries of the submission ring.
-    pub number: u64,
 }
 
-impl InFlight {
-    /// Whether its end is nobody's business but its owner's, and its data is where that wants it.
-    #[inline]
-    pub fn is_plain(&self) -> bool {
-        self.watch == Watch::No && matches!(self.place, Place::None | Place::Direct)
-    }
+impl Odd {
+    const NONE: Self = Self { place: Place::None, watch: Watch::No };
 }
 
-/// A command identifier that is in use, or free.
+/// A command identifier that is in use, or free: one cache line, all that a plain command needs.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Slot {
-    command: InFlight,
-    /// Tells this use of the slot from the ones before.
-    generation: u16,
-    used: bool,
+    data: Data,
+    /// The command's number among the entries of the submission ring.
+    number: u64,
+    /// The command identifier of this use, or of the next one, and above it what else there is to
+    /// know: [`FREE`], [`ODD`]. So that of a plain command in flight it is the identifier alone.
+    state: u32,
+    tag: Tag,
     /// Of a free slot: the next free one.
     next: u16,
 }
+
+/// Nothing is in flight under the identifier.
+const FREE: u32 = 1 << 16;
+/// There is an [`Odd`] to the command.
+const ODD: u32 = 1 << 17;
 
 /// The end of the list of free slots: no slot's number.
 const END: u16 = u16::MAX;
@@ -75,12 +77,14 @@ const END: u16 = u16::MAX;
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: Box<[Slot]>,
+    /// By the same places; of no meaning for slots that are not so flagged.
+    odd: Box<[Odd]>,
     free: u16,
+    /// The part of a command identifier that is the slot's number.
+    mask: u16,
+    /// The first number past the identifiers that are used.
+    end: u32,
     in_flight: usize,
-    /// Bits of a command identifier that are the slot's number.
-    bits: u32,
-    /// The generation before the first.
-    last: u16,
 }
 
 /// Why a command identifier of a completion is wrong.
@@ -92,31 +96,46 @@ pub(crate) enum BadCid {
     Stale,
 }
 
+impl Slot {
+    /// The command has ended: the identifier is not valid any more.
+    #[inline]
+    fn vacate(&mut self, mask: u16, end: u32) {
+        let cid = self.state & 0xffff;
+        let next = cid + u32::from(mask) + 1;
+        let next = if next < end { next } else { cid & u32::from(mask) };
+        self.state = next | FREE;
+    }
+
+    /// Drops what was not taken.
+    #[inline]
+    fn clear(&mut self) {
+        if !matches!(self.data, Data::None) {
+            self.data = Data::None;
+        }
+    }
+}
+
 impl Slots {
     /// `count` free slots, at most [`SLOTS_MAX`].
     pub fn new(count: u16) -> Self {
         let count = count.clamp(1, SLOTS_MAX);
         let bits = u32::from(count).next_power_of_two().trailing_zeros();
         let slot = |at: u16| Slot {
-            command: InFlight {
-                tag: 0,
-                data: Data::None,
-                place: Place::None,
-                watch: Watch::No,
-                number: 0,
-            },
-            generation: 0,
-            used: false,
+            data: Data::None,
+            number: 0,
+            state: u32::from(at) | FREE,
+            tag: 0,
             // The lowest numbers are used first, so that little memory is touched at low depth.
             next: if at + 1 == count { END } else { at + 1 },
         };
         Self {
             slots: (0..count).map(slot).collect(),
+            odd: (0..count).map(|_| Odd::NONE).collect(),
             free: 0,
-            in_flight: 0,
-            bits,
+            mask: ((1u32 << bits) - 1) as u16,
             // FFFFh is not to be used as an identifier (NVMe 2.1 §4.1).
-            last: ((1u32 << (16 - bits)) - 2) as u16,
+            end: ((1u32 << (16 - bits)) - 1) << bits,
+            in_flight: 0,
         }
     }
 
@@ -156,71 +175,126 @@ impl Slots {
     /// which the device finds where it is; its identifier.
     #[inline]
     pub fn put(&mut self, tag: Tag, data: &mut Data, number: u64) -> Option<u16> {
-        let at = self.free;
-        let slot = self.slots.get_mut(usize::from(at))?;
+        let slot = self.slots.get_mut(usize::from(self.free))?;
         self.free = slot.next;
         self.in_flight += 1;
-        slot.used = true;
-        let command = &mut slot.command;
-        (command.tag, command.number) = (tag, number);
-        (command.place, command.watch) = (Place::Direct, Watch::No);
-        // What was there has been taken. Said here, so that the move needs no detour.
-        command.data = Data::None;
-        command.data = std::mem::take(data);
-        Some(slot.generation << self.bits | at)
+        slot.state &= !FREE;
+        (slot.tag, slot.number) = (tag, number);
+        data.move_to(&mut slot.data);
+        Some(slot.state as u16)
     }
 
-    /// The command that a completion is for, by the slot's number.
+    /// Notes of the command in a slot what is not plain about it.
+    #[cold]
+    pub fn note(&mut self, at: u16, place: Place, watch: Watch) {
+        let at = usize::from(at);
+        if watch == Watch::No && matches!(place, Place::None | Place::Direct) {
+            return;
+        }
+        if let (Some(slot), Some(odd)) = (self.slots.get_mut(at), self.odd.get_mut(at)) {
+            slot.state |= ODD;
+            *odd = Odd { place, watch };
+        }
+    }
+
+    /// The slot of the command that a completion is for, and the command's number, if it is a plain
+    /// one.
     #[inline]
-    pub fn find(&self, cid: u16) -> Result<(u16, &InFlight), BadCid> {
-        let at = self.number(cid);
+    pub fn plain(&self, cid: u16) -> Option<(u16, u64)> {
+        let at = cid & self.mask;
+        let slot = self.slots.get(usize::from(at))?;
+        // Neither free, nor odd, nor of another generation.
+        (slot.state == u32::from(cid)).then_some((at, slot.number))
+    }
+
+    /// Frees the slot that [`plain`](Self::plain) told, and shows what its command had.
+    #[inline]
+    pub fn end_plain(&mut self, at: u16, taker: impl FnOnce(Tag, &mut Data)) {
+        let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
+        slot.vacate(self.mask, self.end);
+        slot.next = self.free;
+        self.free = at;
+        self.in_flight -= 1;
+        taker(slot.tag, &mut slot.data);
+        slot.clear();
+    }
+
+    /// The command that a completion is for: the slot's number, and the command's.
+    #[cold]
+    pub fn find(&self, cid: u16) -> Result<(u16, u64), BadCid> {
+        let at = cid & self.mask;
         let slot = self.slots.get(usize::from(at)).ok_or(BadCid::Unknown)?;
-        if u32::from(cid) >> self.bits != u32::from(slot.generation) {
+        if slot.state as u16 != cid {
             return Err(BadCid::Stale);
         }
-        if slot.used { Ok((at, &slot.command)) } else { Err(BadCid::Unknown) }
+        if slot.state & FREE == 0 { Ok((at, slot.number)) } else { Err(BadCid::Unknown) }
     }
 
     /// The number of the slot whose commands have such an identifier.
     #[inline]
     pub const fn number(&self, cid: u16) -> u16 {
-        cid & ((1 << self.bits) - 1)
+        cid & self.mask
     }
 
     /// The identifier of the command with this tag. Looks at all slots. Commands of the driver's own
     /// have no tag.
     pub fn command_id(&self, tag: Tag) -> Option<u16> {
-        let own = |c: &InFlight| c.watch == Watch::Doorbells;
-        let is = |s: &Slot| s.used && s.command.tag == tag && !own(&s.command);
-        let (slot, at) = self.slots.iter().zip(0u16..).find(|(slot, _)| is(slot))?;
-        Some(slot.generation << self.bits | at)
+        let own = |at: u16| self.watch(at) == Watch::Doorbells;
+        let is = |(at, slot): &(u16, &Slot)| slot.state & FREE == 0 && slot.tag == tag && !own(*at);
+        let (_, slot) = (0u16..).zip(&self.slots).find(is)?;
+        Some(slot.state as u16)
     }
 
-    /// The command in a slot.
-    pub fn get(&self, at: u16) -> Option<&InFlight> {
-        self.slots.get(usize::from(at)).filter(|slot| slot.used).map(|slot| &slot.command)
+    /// What is to be known of the command in a slot, if it is not plain.
+    fn odd(&self, at: u16) -> Option<&Odd> {
+        let slot = self.slots.get(usize::from(at)).filter(|slot| slot.state & ODD != 0)?;
+        self.odd.get(usize::from(at)).filter(|_| slot.state & FREE == 0)
+    }
+
+    /// What the driver wants to know of the end of the command in a slot.
+    fn watch(&self, at: u16) -> Watch {
+        self.odd(at).map_or(Watch::No, |odd| odd.watch)
+    }
+
+    /// What is not plain about the command in a slot. Its place is told once: whoever is told clears
+    /// up there.
+    #[cold]
+    pub fn take_odd(&mut self, at: u16) -> Odd {
+        match self.odd(at).is_some() {
+            true => {
+                let odd = &mut self.odd[usize::from(at)];
+                let place = std::mem::replace(&mut odd.place, Place::None);
+                Odd { place, watch: odd.watch }
+            }
+            false => Odd::NONE,
+        }
+    }
+
+    /// The data of the command in a slot.
+    pub fn data(&self, at: u16) -> Option<&Data> {
+        self.slots.get(usize::from(at)).filter(|slot| slot.state & FREE == 0).map(|slot| &slot.data)
     }
 
     /// The same to be changed.
-    pub fn get_mut(&mut self, at: u16) -> Option<&mut InFlight> {
-        self.slots.get_mut(usize::from(at)).filter(|slot| slot.used).map(|slot| &mut slot.command)
+    pub fn data_mut(&mut self, at: u16) -> Option<&mut Data> {
+        let slot = self.slots.get_mut(usize::from(at)).filter(|slot| slot.state & FREE == 0);
+        slot.map(|slot| &mut slot.data)
     }
 
-    /// Frees the slot that [`find`](Self::find) told, and gives what its command had.
-    #[inline]
+    /// Frees the slot of any command in flight, and gives what it had.
+    #[cold]
     pub fn free(&mut self, at: u16) -> Option<(Tag, Data)> {
-        let slot = self.slots.get_mut(usize::from(at)).filter(|slot| slot.used)?;
-        slot.used = false;
-        slot.generation = if slot.generation == self.last { 0 } else { slot.generation + 1 };
+        let slot = self.slots.get_mut(usize::from(at)).filter(|slot| slot.state & FREE == 0)?;
+        slot.vacate(self.mask, self.end);
         slot.next = self.free;
         self.free = at;
         self.in_flight -= 1;
-        Some((slot.command.tag, std::mem::take(&mut slot.command.data)))
+        Some((slot.tag, std::mem::take(&mut slot.data)))
     }
 
     /// The numbers of the slots that are in use, for the end of a queue.
     pub fn used(&self) -> Vec<u16> {
-        (0u16..).zip(&self.slots).filter(|(_, slot)| slot.used).map(|(at, _)| at).collect()
+        (0u16..).zip(&self.slots).filter(|(_, s)| s.state & FREE == 0).map(|(at, _)| at).collect()
     }
 }
 
@@ -232,8 +306,13 @@ mod tests {
         slots.put(tag, &mut Data::None, 0)
     }
 
-    /// Frees the slot of a command; its tag.
+    /// Frees the slot of a command, by the way of plain ones where it is one; its tag.
     fn take(slots: &mut Slots, cid: u16) -> Result<Tag, BadCid> {
+        if let Some((at, _)) = slots.plain(cid) {
+            let mut tag = 0;
+            slots.end_plain(at, |its, _| tag = its);
+            return Ok(tag);
+        }
         let (at, _) = slots.find(cid)?;
         Ok(slots.free(at).unwrap().0)
     }
@@ -274,6 +353,36 @@ mod tests {
         assert_eq!((slots.prefer_below(1), slots.next_free()), (None, Some(5)));
         let order: Vec<u16> = (0..3).map(|_| put(&mut slots, 11).unwrap() & 7).collect();
         assert_eq!((order, slots.next_free()), (vec![5, 3, 1], None));
+    }
+
+    #[test]
+    fn what_is_odd_about_a_command_ends_with_it() {
+        let mut slots = Slots::new(2);
+        let cid = put(&mut slots, 5).unwrap();
+        slots.note(0, Place::Direct, Watch::No);
+        assert!(slots.plain(cid).is_some(), "nothing was odd");
+        slots.note(0, Place::None, Watch::Event);
+        assert!(slots.plain(cid).is_none());
+        assert_eq!((slots.find(cid), slots.command_id(5)), (Ok((0, 0)), Some(cid)));
+        assert_eq!((slots.take_odd(0).watch, slots.take_odd(1).watch), (Watch::Event, Watch::No));
+        assert_eq!(take(&mut slots, cid), Ok(5));
+        let again = put(&mut slots, 6).unwrap();
+        assert_eq!(slots.take_odd(0).watch, Watch::No);
+        assert!(slots.plain(again).is_some());
+        slots.note(0, Place::None, Watch::Doorbells);
+        assert_eq!(slots.command_id(6), None, "the driver's own");
+    }
+
+    #[test]
+    fn data_that_nobody_took_is_dropped() {
+        let mut slots = Slots::new(1);
+        let mut data = Data::Read(nvme_core::buffer::Buffer::zeroed(8));
+        let cid = slots.put(1, &mut data, 0).unwrap();
+        assert!(matches!(data, Data::None) && slots.data(0).unwrap().len() == 8);
+        let (at, _) = slots.plain(cid).unwrap();
+        slots.end_plain(at, |_, _| {});
+        slots.put(2, &mut data, 1).unwrap();
+        assert!(matches!(data, Data::None) && slots.data(0).unwrap().is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use nvme_core::spec::Sqe;
 use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::{
-    Data, Queue, QueueSetup, QueueStatus, RejectReason, Rejected, Sink, Tag, TransportError,
+    Data, Queue, QueueSetup, QueueStatus, RejectReason, Sink, Tag, TransportError,
 };
 
 use crate::conn::{Config, Connection, ProtocolError, State};
@@ -213,11 +213,17 @@ impl<S: Stream> TcpQueue<S> {
 }
 
 impl<S: Stream> Queue for TcpQueue<S> {
-    fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
+    fn submit_from(&mut self, sqe: Sqe, data: &mut Data, tag: Tag) -> Result<(), RejectReason> {
         if self.failure.is_some() {
-            return Err(Rejected { reason: RejectReason::NotReady, data });
+            return Err(RejectReason::NotReady);
         }
-        self.conn.submit(sqe, data, tag)
+        match self.conn.submit(sqe, std::mem::take(data), tag) {
+            Ok(()) => Ok(()),
+            Err(rejected) => {
+                *data = rejected.data;
+                Err(rejected.reason)
+            }
+        }
     }
 
     fn flush(&mut self) {

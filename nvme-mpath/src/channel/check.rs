@@ -1,6 +1,7 @@
 //! Whether a request can be right, and the number of blocks that it is about.
 
 use nvme_core::buffer::Buffer;
+use nvme_core::spec::BlockCount;
 use nvme_core::transport::Data;
 
 use super::request::IoRequest;
@@ -16,7 +17,7 @@ pub(super) struct Limits {
     /// Bytes of a block, as a power of two; and the bits below that.
     shift: u32,
     rest: usize,
-    /// Most bytes, less one.
+    /// Most bytes, less one: no more than one command can be about.
     last: usize,
     /// Blocks of the namespace.
     blocks: u64,
@@ -31,16 +32,17 @@ impl Limits {
             (0, true, _) => bit(IoOp::Read) | bit(IoOp::Compare),
             _ => 0,
         };
-        // What is longer is looked at closely; a number of blocks has 32 bits.
-        let last = geometry.max_transfer.min(u32::MAX as usize).saturating_sub(1);
         let (shift, rest) =
             (geometry.block_size.trailing_zeros(), geometry.block_size as usize - 1);
+        // What is longer is looked at closely.
+        let most = (BlockCount::MAX.get() as usize) << shift;
+        let last = geometry.max_transfer.min(most).saturating_sub(1);
         Self { ops, shift, rest, last, blocks: geometry.blocks }
     }
 
     /// The number of blocks of a request; `None` if it is not of the usual kind, or not right.
     #[inline]
-    pub(super) fn blocks(&self, request: &IoRequest) -> Option<u32> {
+    pub(super) fn blocks(&self, request: &IoRequest) -> Option<BlockCount> {
         if self.ops & 1 << request.op as u32 == 0 {
             return None;
         }
@@ -51,7 +53,7 @@ impl Limits {
         }
         let blocks = len >> self.shift;
         let end = request.slba.checked_add(blocks as u64)?;
-        (end <= self.blocks).then_some(blocks as u32)
+        (end <= self.blocks).then(|| BlockCount::from_nlb((blocks - 1) as u16))
     }
 }
 

@@ -10,7 +10,7 @@ use super::Batch;
 use super::check::Limits;
 use super::hedge::HeadHedge;
 use super::pace::Kind;
-use super::policy::Lanes;
+use super::policy::{Lanes, in_turn};
 use super::queues::Queues;
 use crate::error::IoOp;
 use crate::head::Head;
@@ -35,6 +35,8 @@ pub(super) struct Known {
     timed: bool,
     /// Of all of them, and not only now and then.
     counted: bool,
+    /// No times are taken, and paths are taken in turn.
+    pub(super) simple: bool,
     /// Where reads are hedged.
     pub(super) hedge: Option<Box<HeadHedge>>,
     /// Associations that answered with an ANA error, and the generation of the view in which they
@@ -70,6 +72,7 @@ impl Known {
             layout: Layout::default(),
             timed: false,
             counted: false,
+            simple: false,
             hedge: None,
             avoided: Vec::new(),
             waiting: VecDeque::new(),
@@ -104,6 +107,7 @@ impl Known {
         (self.limits, self.layout) = (Limits::new(&self.view.geometry), self.view.layout);
         self.counted = self.hedge.is_some() || queues.timed();
         self.timed = self.counted || self.view.policy == PathPolicy::ServiceTime;
+        self.simple = !self.timed && in_turn(self.view.policy);
         let generation = self.generation;
         self.avoided.retain(|(_, g)| *g == generation);
         self.queues = NEVER;

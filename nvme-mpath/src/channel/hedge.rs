@@ -18,7 +18,7 @@ use super::pace::Kind;
 use super::policy::elsewhere;
 use super::queues::Meter;
 use super::request::IoCompletion;
-use super::route::block_command;
+use super::route::block_op;
 use super::slab::{Flags, Hedge, Slab, Timing};
 use crate::hedge::HedgeOptions;
 use crate::ids::AssociationId;
@@ -286,7 +286,7 @@ impl Channel {
         let Ok(lane) = elsewhere(known, &self.queues, &first) else {
             return false;
         };
-        let Some(sqe) = block_command(entry, lane.nsid) else { return false };
+        let (Some(op), slba) = (block_op(entry, lane.nsid), entry.slba) else { return false };
         let Some(Timing { kind, .. }) = self.slab.timing(at) else { return false };
         let Some(place) = self.hedges.free.pop() else { return false };
         let len = entry.blocks as usize * entry.layout.buffer_block();
@@ -298,7 +298,8 @@ impl Channel {
         let tag = u32::from(attempt.generation) << 16 | (self.hedges.base + u32::from(place));
         let q = self.queues.at(lane.queue as usize);
         let load = q.load() + q.others;
-        match q.submit(sqe, Data::Read(Buffer::from(buffer)), tag) {
+        let mut data = Data::Read(Buffer::from(buffer));
+        match q.submit_block(op, slba, &mut data, tag) {
             Ok(()) => {
                 if q.load() == 1 {
                     q.meter.pace.begins(now);
@@ -310,9 +311,9 @@ impl Channel {
                 self.slab[at].flags.set(Flags::HEDGED);
                 true
             }
-            Err(rejected) => {
+            Err(_) => {
                 self.hedges.free.push(place);
-                self.hedges.put(rejected.data);
+                self.hedges.put(data);
                 false
             }
         }

@@ -29,9 +29,10 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use nvme_core::spec::Status;
+use nvme_core::spec::command::BlockOp;
+use nvme_core::spec::{BlockCount, Cqe, Status};
 use nvme_core::time::{Clock, Duration, Instant};
-use nvme_core::transport::{Completion, Data, QueueStatus, Sink};
+use nvme_core::transport::{Completion, Data, QueueStatus, Sink, Tag};
 
 use crate::error::{IoOp, SubmitError, SubmitReason};
 use crate::fence::Fencing;
@@ -50,7 +51,7 @@ pub use passthrough::PassthroughCommand;
 use passthrough::PassthroughTable;
 use queues::{ChannelQueue, Meter, Queues};
 pub use request::{IoCompletion, IoRequest};
-use route::Sending;
+use route::{Sending, Unsent, io_flags, opcode};
 use slab::{Flags, Hedge, Place, Slab, Timing};
 use sleep::Sleep;
 
@@ -207,30 +208,65 @@ impl Channel {
             return Err(request.refused(SubmitReason::ForeignHead));
         };
         known.refresh(&self.queues);
-        let blocks = match known.limits.blocks(&request) {
-            Some(blocks) => blocks,
-            None => match check(&known.view.geometry, &request) {
+        let blocks = known.limits.blocks(&request);
+        if known.simple
+            && let Some(blocks) = blocks
+            && self.crowded.is_empty()
+            && self.held.is_empty()
+            && let Some(lane) = known.lanes.next_in_turn(&self.queues)
+            && let q = self.queues.at(lane.queue as usize)
+            && let Some((at, entry)) = self.slab.insert(&request, place, blocks.get(), known.layout)
+        {
+            let op = BlockOp::new(opcode(request.op), lane.nsid, blocks, io_flags(request.flags));
+            match q.submit_block(op, request.slba, &mut request.data, entry.tag) {
+                Ok(()) => {
+                    entry.place = Place::InFlight;
+                    entry.sent_on = q.association;
+                }
+                Err(reason) => {
+                    let unsent = Unsent::Rejected(*lane, reason);
+                    self.send_later(at, &mut request.data, &unsent);
+                }
+            }
+            self.admitted(at, request.timeout);
+            return Ok(());
+        }
+        self.submit_any(place, blocks, &mut request)
+    }
+
+    /// The same for any request to the head at this place, which is fresh; `blocks` if it is known to
+    /// be of the usual kind.
+    #[inline(never)]
+    fn submit_any(
+        &mut self,
+        place: u32,
+        blocks: Option<BlockCount>,
+        request: &mut IoRequest,
+    ) -> Result<(), SubmitError> {
+        let known = &mut self.heads[place];
+        let blocks = match blocks {
+            Some(blocks) => blocks.get(),
+            None => match check(&known.view.geometry, request) {
                 Ok(blocks) => blocks,
                 Err(reason) => return Err(request.refused(reason)),
             },
         };
-        let Some((at, entry)) = self.slab.insert(&request, place, blocks, known.layout) else {
+        let Some((at, entry)) = self.slab.insert(request, place, blocks, known.layout) else {
             return Err(request.refused(SubmitReason::Full { depth: self.slab.depth() }));
         };
-        let timeout = request.timeout;
         if !known.waiting.is_empty() || !self.held.is_empty() {
-            entry.data = request.data;
+            request.data.move_to(&mut entry.data);
             self.stand_in_line(at);
         } else if known.is_timed() {
-            self.send_timed(at, request.data);
+            self.send_timed(at, &mut request.data);
         } else {
             let (data, timed) = (&mut request.data, None);
             let sending = Sending { entry, at, data, shunned: &[], timed };
             if let Err(unsent) = sending.put(known, &mut self.queues, &self.passthrough) {
-                self.send_later(at, request.data, &unsent);
+                self.send_later(at, &mut request.data, &unsent);
             }
         }
-        self.admitted(at, timeout);
+        self.admitted(at, request.timeout);
         Ok(())
     }
 
@@ -318,7 +354,8 @@ impl Channel {
         let mut place = 0;
         while place < self.queues.len() {
             let q = self.queues.at(place);
-            let idle = q.queue.in_flight() == 0 && !q.woken && !q.dirty && !q.dying && !all;
+            let quiet = !(q.dirty | q.woken | q.dying) && !all;
+            let idle = quiet && q.queue.in_flight() == 0;
             if idle && !q.queue.has_pending_work() && q.queue.deadline().is_none_or(|d| d > now) {
                 place += 1;
                 continue;
@@ -369,21 +406,25 @@ struct Reaper<'a> {
 }
 
 impl Sink for Reaper<'_> {
+    fn complete(&mut self, Completion { tag, cqe, mut data }: Completion) {
+        self.complete_from(tag, &cqe, &mut data);
+    }
+
     /// Takes one completion: done, or trouble.
-    fn complete(&mut self, completion: Completion) {
+    fn complete_from(&mut self, tag: Tag, cqe: &Cqe, data: &mut Data) {
         self.taken += 1;
         // Queues answer each command once; were one to break that rule, the tag's generation keeps
         // it from reaching a request that is not its own.
-        let Some(at) = self.slab.find(completion.tag) else {
-            self.take_second(completion);
+        let Some(at) = self.slab.find(tag) else {
+            self.take_second(tag, cqe, data);
             return;
         };
         let flags = self.slab[at].flags;
-        if completion.cqe.status().is_success() && !flags.has(Flags::ODD) {
-            let Completion { cqe, data, .. } = completion;
+        if cqe.status().is_success() && !flags.has(Flags::ODD) {
+            let data = std::mem::take(data);
             self.done.push(self.slab.succeed(at, data, cqe.result(), Flags::NONE));
         } else {
-            self.look_closer(at, completion);
+            self.look_closer(at, cqe, data);
         }
     }
 }
@@ -392,7 +433,8 @@ impl Reaper<'_> {
     /// What is to be done about the completion of a request that did not succeed, or of which there
     /// is more to know.
     #[inline(never)]
-    fn look_closer(&mut self, at: u32, Completion { cqe, data, .. }: Completion) {
+    fn look_closer(&mut self, at: u32, cqe: &Cqe, data: &mut Data) {
+        let data = std::mem::take(data);
         let (status, flags) = (cqe.status(), self.slab[at].flags);
         if flags.has(Flags::TIMED) && status.is_success() {
             self.take_time(at);
@@ -409,7 +451,8 @@ impl Reaper<'_> {
 
     /// Takes the completion of a second attempt, which is no request's.
     #[cold]
-    fn take_second(&mut self, completion: Completion) {
+    fn take_second(&mut self, tag: Tag, cqe: &Cqe, data: &mut Data) {
+        let completion = Completion { tag, cqe: *cqe, data: std::mem::take(data) };
         let (slab, heads) = (&mut *self.slab, &mut *self.heads);
         let ended = self.hedges.answered(slab, heads, self.meter, self.now, completion);
         self.done.extend(ended);

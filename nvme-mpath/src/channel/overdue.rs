@@ -63,7 +63,7 @@ impl Channel {
                 continue;
             }
             entry.sent_at = Instant::NEVER;
-            let (tag, association) = (entry.tag(at), entry.sent_on);
+            let (tag, association) = (entry.tag, entry.sent_on);
             self.overdue.push(Overdue { at, tag, association, step: Step::Act, due: now });
         }
         next = earlier(next, self.climb(now));

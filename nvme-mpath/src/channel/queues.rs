@@ -4,8 +4,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use nvme_core::spec::Sqe;
+use nvme_core::spec::command::BlockOp;
 use nvme_core::time::Instant;
-use nvme_core::transport::{Data, Queue, QueueSetup, Rejected, Tag};
+use nvme_core::transport::{Data, Queue, QueueSetup, RejectReason, Tag};
 use rustix::event::epoll;
 
 use super::pace::{Kind, Pace};
@@ -84,10 +85,30 @@ impl Drop for OwnCell {
 }
 
 impl ChannelQueue {
-    /// Hands a command to the queue.
+    /// Hands a command to the queue, and the data if it takes that.
     #[inline]
-    pub(super) fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
-        self.queue.submit(sqe, data, tag)?;
+    pub(super) fn submit(
+        &mut self,
+        sqe: Sqe,
+        data: &mut Data,
+        tag: Tag,
+    ) -> Result<(), RejectReason> {
+        self.queue.submit_from(sqe, data, tag)?;
+        self.dirty = true;
+        self.load += 1;
+        Ok(())
+    }
+
+    /// The same for a command about blocks.
+    #[inline]
+    pub(super) fn submit_block(
+        &mut self,
+        op: BlockOp,
+        slba: u64,
+        data: &mut Data,
+        tag: Tag,
+    ) -> Result<(), RejectReason> {
+        self.queue.submit_block(op, slba, data, tag)?;
         self.dirty = true;
         self.load += 1;
         Ok(())

@@ -34,8 +34,8 @@ impl IoRequest {
 
     /// It is given back.
     #[cold]
-    pub(super) fn refused(self, reason: SubmitReason) -> SubmitError {
-        SubmitError { reason, buffer: self.data.into_buffer() }
+    pub(super) fn refused(&mut self, reason: SubmitReason) -> SubmitError {
+        SubmitError { reason, buffer: std::mem::take(&mut self.data).into_buffer() }
     }
 
     /// Reads as many blocks as fit into `buffer`, from logical block `slba` on.

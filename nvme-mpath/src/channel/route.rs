@@ -1,6 +1,6 @@
 //! Which path a request takes.
 
-use nvme_core::spec::command::{DsmAttributes, IoFlags};
+use nvme_core::spec::command::{BlockOp, DsmAttributes, IoFlags};
 use nvme_core::spec::opcode::NvmOpcode;
 use nvme_core::spec::{BlockCount, Sqe};
 use nvme_core::time::Instant;
@@ -28,18 +28,29 @@ const OPCODES: [u8; 7] = {
     opcodes
 };
 
-/// The command of a request that is about a number of blocks; `None` for others.
+/// The opcode of requests about a number of blocks; 0 for others.
 #[inline]
-pub(super) fn block_command(entry: &Entry, nsid: u32) -> Option<Sqe> {
-    let opcode = NvmOpcode(OPCODES[entry.op as usize]);
+pub(super) const fn opcode(op: IoOp) -> NvmOpcode {
+    NvmOpcode(OPCODES[op as usize])
+}
+
+/// The bits of dword 12 that a request asks for.
+#[inline]
+pub(super) const fn io_flags(flags: Flags) -> IoFlags {
+    match flags.has(Flags::FUA) {
+        true => IoFlags::FORCE_UNIT_ACCESS,
+        false => IoFlags::empty(),
+    }
+}
+
+/// What a request does that is about a number of blocks; `None` for others.
+#[inline]
+pub(super) fn block_op(entry: &Entry, nsid: u32) -> Option<BlockOp> {
+    let opcode = opcode(entry.op);
     if opcode.0 == 0 {
         return None;
     }
-    let fua = match entry.flags.has(Flags::FUA) {
-        true => IoFlags::FORCE_UNIT_ACCESS,
-        false => IoFlags::empty(),
-    };
-    Some(Sqe::block_io(opcode, nsid, entry.slba, BlockCount::new(entry.blocks)?, fua))
+    Some(BlockOp::new(opcode, nsid, BlockCount::new(entry.blocks)?, io_flags(entry.flags)))
 }
 
 /// The command of a request that is about no number of blocks.
@@ -102,17 +113,17 @@ impl Sending<'_> {
         let Some(lane) = lane else {
             return Err(Unsent::NoLane(known.lanes.why_none()));
         };
-        let sqe = match block_command(entry, lane.nsid) {
-            Some(sqe) => sqe,
+        let (op, tag) = (block_op(entry, lane.nsid), entry.tag);
+        let q = queues.at(lane.queue as usize);
+        let taken = match op {
+            Some(op) => q.submit_block(op, entry.slba, data, tag),
             None => match other_command(entry, lane.nsid, at, passthrough) {
-                Some(sqe) => sqe,
+                Some(sqe) => q.submit(sqe, data, tag),
                 None => return Err(Unsent::NoCommand),
             },
         };
-        let q = queues.at(lane.queue as usize);
-        if let Err(rejected) = q.submit(sqe, std::mem::take(data), entry.tag(at)) {
-            *data = rejected.data;
-            return Err(Unsent::Rejected(*lane, rejected.reason));
+        if let Err(reason) = taken {
+            return Err(Unsent::Rejected(*lane, reason));
         }
         entry.place = Place::InFlight;
         entry.sent_on = q.association;
@@ -208,12 +219,12 @@ impl Channel {
     }
 
     /// Sends a new request of which times are taken.
-    #[inline(never)]
-    pub(super) fn send_timed(&mut self, at: u32, mut data: Data) {
+    #[inline]
+    pub(super) fn send_timed(&mut self, at: u32, data: &mut Data) {
         let entry = &mut self.slab[at];
         let known = &mut self.heads[entry.head];
-        let timed = known.time(&mut self.batch, &self.shared.clock, entry.op, &data);
-        let sending = Sending { entry, at, data: &mut data, shunned: &[], timed };
+        let timed = known.time(&mut self.batch, &self.shared.clock, entry.op, data);
+        let sending = Sending { entry, at, data, shunned: &[], timed };
         match sending.put(known, &mut self.queues, &self.passthrough) {
             Ok(load) => self.sent(at, timed, load),
             Err(unsent) => self.send_later(at, data, &unsent),
@@ -237,7 +248,7 @@ impl Channel {
     fn watch_for_hedge(&mut self, at: u32, kind: Kind, started: Instant) {
         let entry = &self.slab[at];
         if let Some(hedge) = &mut self.heads[entry.head].hedge
-            && let Some(due) = hedge.sent(kind, entry.tag(at), started)
+            && let Some(due) = hedge.sent(kind, entry.tag, started)
         {
             self.hedges.due_at = self.hedges.due_at.min(due);
         }
@@ -245,9 +256,9 @@ impl Channel {
 
     /// A new request could not be sent at once.
     #[cold]
-    pub(super) fn send_later(&mut self, at: u32, data: Data, unsent: &Unsent) {
+    pub(super) fn send_later(&mut self, at: u32, data: &mut Data, unsent: &Unsent) {
         let mut unfit = Unfit::default();
-        let sent = match self.put_back(at, data, unsent, None) {
+        let sent = match self.put_back(at, std::mem::take(data), unsent, None) {
             Sent::Unfit(association, why) => {
                 unfit.add(association, why);
                 self.try_send(at, unfit)

@@ -94,7 +94,8 @@ pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) op: IoOp,
     pub(super) flags: Flags,
-    generation: u16,
+    /// Its place, and above it a generation: what its completion is known by.
+    pub(super) tag: Tag,
     pub(super) blocks: u32,
     /// What `blocks` and `slba` count in: a namespace may be formatted while the request waits.
     pub(super) layout: Layout,
@@ -149,6 +150,9 @@ pub(super) struct Timing {
 
 const NONE: u32 = u32::MAX;
 
+/// Bits of a tag that are an entry's place.
+const PLACE_BITS: u32 = 16;
+
 /// A fixed number of requests, with a free list through the entries.
 #[derive(Debug)]
 pub(super) struct Slab {
@@ -173,7 +177,7 @@ impl Slab {
             place: Place::Free,
             op: IoOp::Flush,
             flags: Flags::NONE,
-            generation: 0,
+            tag: i as u32,
             blocks: 0,
             layout: Layout::default(),
             head: 0,
@@ -306,23 +310,22 @@ impl Slab {
     /// The tag of an entry, by which its completion is known.
     #[inline]
     pub(super) fn tag(&self, at: u32) -> Tag {
-        self[at].tag(at)
+        self[at].tag
     }
 
     /// The entry that a tag means, unless it has been used for another request since.
     #[inline]
     pub(super) fn find(&self, tag: Tag) -> Option<u32> {
-        let at = tag & 0xffff;
+        let at = tag & ((1 << PLACE_BITS) - 1);
         let entry = self.entries.get(at as usize)?;
-        let current = entry.generation == (tag >> 16) as u16;
-        (current && entry.place == Place::InFlight).then_some(at)
+        (entry.tag == tag && entry.place == Place::InFlight).then_some(at)
     }
 
     /// The entry is nobody's.
     #[inline]
     fn vacate(&mut self, at: u32) -> &mut Entry {
         let entry = &mut self.entries[at as usize];
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.tag = entry.tag.wrapping_add(1 << PLACE_BITS);
         entry.place = Place::Free;
         entry
     }
@@ -369,14 +372,6 @@ impl Slab {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Entry)> {
         self.entries.iter_mut().enumerate().map(|(i, e)| (i as u32, e))
-    }
-}
-
-impl Entry {
-    /// The tag of the entry at this place.
-    #[inline]
-    pub(super) fn tag(&self, at: u32) -> Tag {
-        u32::from(self.generation) << 16 | at
     }
 }
 

@@ -7,8 +7,7 @@ use nvme_core::spec::{Sqe, Status};
 use nvme_core::time::Instant;
 use nvme_core::transport::{
     Association, Completion, Data, Endpoint, Queue, QueueParams, QueueSetup, QueueStatus,
-    Registers, RejectReason, Rejected, Sink, Tag, Transport, TransportError, TransportKind,
-    UrlError,
+    Registers, RejectReason, Sink, Tag, Transport, TransportError, TransportKind, UrlError,
 };
 
 use super::model::{InFlight, Link, Session, World, cqe};
@@ -112,21 +111,21 @@ struct FakeQueue {
 }
 
 impl Queue for FakeQueue {
-    fn submit(&mut self, sqe: Sqe, data: Data, tag: Tag) -> Result<(), Rejected> {
+    fn submit_from(&mut self, sqe: Sqe, data: &mut Data, tag: Tag) -> Result<(), RejectReason> {
         let (dead, used) = {
             let wire = self.link.lock();
             (wire.dead.is_some(), wire.in_flight.len())
         };
         if dead {
-            return Err(Rejected { reason: RejectReason::NotReady, data });
+            return Err(RejectReason::NotReady);
         }
         if self.link.qid != 0 && data.len() > self.world.port(&self.port, |port| port.most) {
-            return Err(Rejected { reason: RejectReason::TooLarge, data });
+            return Err(RejectReason::TooLarge);
         }
         if used >= self.capacity {
-            return Err(Rejected { reason: RejectReason::Full, data });
+            return Err(RejectReason::Full);
         }
-        self.world.submit(&self.port, &self.link, sqe, data, tag);
+        self.world.submit(&self.port, &self.link, sqe, std::mem::take(data), tag);
         Ok(())
     }
 

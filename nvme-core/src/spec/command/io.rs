@@ -111,6 +111,42 @@ impl DsmRange {
     }
 }
 
+/// What a command about logical blocks does, and to how many of which namespace: Read, Write, Compare,
+/// Write Zeroes or Verify, which have these fields and flags in common (NVM 1.1 §3.3). Small enough to
+/// be passed on in registers, until there is a place for the [`Sqe`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockOp {
+    /// Dwords 0 and 1.
+    head: u64,
+    cdw12: u32,
+}
+
+impl BlockOp {
+    /// `opcode` on `blocks` blocks of namespace `nsid`.
+    #[must_use]
+    #[inline]
+    pub const fn new(opcode: NvmOpcode, nsid: u32, blocks: BlockCount, flags: IoFlags) -> Self {
+        let head = opcode.0 as u64 | (nsid as u64) << 32;
+        Self { head, cdw12: blocks.nlb() as u32 | flags.bits() }
+    }
+
+    /// The entry, about the blocks from `slba` on.
+    #[must_use]
+    #[inline]
+    pub fn at(self, slba: u64) -> Sqe {
+        zerocopy::transmute!(self.words(slba, 0, [0, 0]))
+    }
+
+    /// The entry in words as they are in memory, with its identifier and its data as PRP entries
+    /// (NVMe 2.1 §4.1).
+    #[must_use]
+    #[inline]
+    pub fn words(self, slba: u64, cid: u16, [prp1, prp2]: [u64; 2]) -> [u64; 8] {
+        let first = self.head | u64::from(cid) << 16;
+        [first, 0, 0, prp1, prp2, slba, self.cdw12.into(), 0].map(u64::to_le)
+    }
+}
+
 impl Sqe {
     /// A command about `blocks` logical blocks from `slba`: Read, Write, Compare, Write Zeroes or
     /// Verify, which have these fields and flags in common (NVM 1.1 §3.3).
@@ -123,10 +159,7 @@ impl Sqe {
         blocks: BlockCount,
         flags: IoFlags,
     ) -> Self {
-        let mut sqe = Self::new(opcode.0, nsid);
-        sqe.set_cdw10_11(slba);
-        sqe.cdw12 = (u32::from(blocks.nlb()) | flags.bits()).into();
-        sqe
+        BlockOp::new(opcode, nsid, blocks, flags).at(slba)
     }
 
     /// Read `blocks` logical blocks from `slba` (NVM 1.1 §3.3.4).

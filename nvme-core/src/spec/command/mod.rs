@@ -8,7 +8,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use admin::{FeatureSelect, GetLogPage, Identify};
-pub use io::{BlockCount, DsmAttributes, DsmRange, IoFlags};
+pub use io::{BlockCount, BlockOp, DsmAttributes, DsmRange, IoFlags};
 pub use sgl::{SUBTYPE_ADDRESS, SUBTYPE_OFFSET, SUBTYPE_TRANSPORT, SglDescriptor, SglType};
 
 use super::fabrics::FABRICS_OPCODE;

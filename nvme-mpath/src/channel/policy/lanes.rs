@@ -26,8 +26,6 @@ pub(in crate::channel) struct Lanes {
     pub(super) list: Vec<Lane>,
     /// Where the round-robin stands, in the list.
     pub(super) turn: usize,
-    /// The lane of policies that use one.
-    fixed: usize,
     /// Those with the least in flight.
     pub(super) leaders: Leaders,
     /// Where that is the policy.
@@ -80,36 +78,41 @@ impl Lanes {
         let of_least = |key: &dyn Fn(&Lane) -> u32| {
             (0..self.list.len()).min_by_key(|at| key(&self.list[*at])).unwrap_or(0)
         };
-        self.fixed = match view.policy {
+        // Of policies that use one path the others are no lanes.
+        let fixed = match view.policy {
             PathPolicy::Numa => of_least(&|lane| queues.distance(path(lane).numa_node)),
-            _ => of_least(&|lane| u32::from(!path(lane).preferred)),
+            PathPolicy::ActivePassive => of_least(&|lane| u32::from(!path(lane).preferred)),
+            PathPolicy::RoundRobin | PathPolicy::QueueDepth | PathPolicy::ServiceTime => return,
         };
+        if let Some(lane) = self.list.get(fixed).copied() {
+            self.list.clear();
+            self.list.push(lane);
+            self.turn = 0;
+        }
     }
 
     /// The next one whose queue has room.
     // Inlined where new requests are sent, for speed, and where others are.
     #[inline(always)]
-    pub(super) fn next_in_turn(&mut self, queues: &Queues) -> Option<&Lane> {
+    pub(in crate::channel) fn next_in_turn(&mut self, queues: &Queues) -> Option<&Lane> {
         let next = if self.turn + 1 < self.list.len() { self.turn + 1 } else { 0 };
-        if queues.has_room(self.list.get(next)?) {
-            self.turn = next;
+        // Before the look, after which nothing is changed that would have to be looked at again.
+        let before = std::mem::replace(&mut self.turn, next);
+        if self.list.get(next).is_some_and(|lane| queues.has_room(lane)) {
             return self.list.get(next);
         }
-        self.next_with_room(next, queues)
+        self.next_with_room(before, queues)
     }
 
+    /// The next one from the turn on whose queue has room. If there is none the turn is where it was
+    /// before.
     #[cold]
-    fn next_with_room(&mut self, from: usize, queues: &Queues) -> Option<&Lane> {
-        let (before, after) = self.list.split_at(from);
-        let found = after.iter().chain(before).position(|lane| queues.has_room(lane))?;
+    fn next_with_room(&mut self, before: usize, queues: &Queues) -> Option<&Lane> {
+        let from = std::mem::replace(&mut self.turn, before);
+        let (first, last) = self.list.split_at(from);
+        let found = last.iter().chain(first).position(|lane| queues.has_room(lane))?;
         self.turn = (from + found) % self.list.len();
         self.list.get(self.turn)
-    }
-
-    /// The one that is used, if its queue has room.
-    #[inline]
-    pub(super) fn fixed(&self, queues: &Queues) -> Option<&Lane> {
-        self.list.get(self.fixed).filter(|lane| queues.has_room(lane))
     }
 
     /// Why none was found.

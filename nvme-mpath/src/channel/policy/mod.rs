@@ -27,6 +27,12 @@ pub(super) enum NoLane {
     Refused { granted: u16 },
 }
 
+/// Whether a policy takes lanes in turn. Those that use one path have one lane: a second one would not
+/// do, and the first is waited for.
+pub(super) const fn in_turn(policy: PathPolicy) -> bool {
+    matches!(policy, PathPolicy::RoundRobin | PathPolicy::Numa | PathPolicy::ActivePassive)
+}
+
 /// A path for a request, by the head's policy. The head must be [fresh](Known::refresh).
 // Inlined where new requests are sent, for speed, and where others are.
 #[inline(always)]
@@ -36,13 +42,8 @@ pub(super) fn choose<'a>(
     timed: Option<Timed>,
 ) -> Option<&'a Lane> {
     let (lanes, policy) = (&mut known.lanes, known.view.policy);
-    // Before the others, which saves the default a jump.
-    if policy == PathPolicy::RoundRobin {
-        return lanes.next_in_turn(queues);
-    }
     match (policy, timed) {
-        // A second one would not do: the first is waited for.
-        (PathPolicy::Numa | PathPolicy::ActivePassive, _) => lanes.fixed(queues),
+        _ if in_turn(policy) => lanes.next_in_turn(queues),
         (PathPolicy::ServiceTime, Some(Timed { kind, at, .. })) => {
             service_time::soonest(lanes, queues, kind, at)
         }
