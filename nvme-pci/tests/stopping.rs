@@ -32,8 +32,18 @@ fn a_device_that_does_not_stop_delays_no_other_controller() {
     assert!(std::sync::Arc::ptr_eq(&head, &same));
     wait_until("two paths", || head.paths().iter().filter(|p| p.usable).count() == 2);
 
-    // One read is inside the device when it is reset; it must stay there until it has stopped.
+    // Both queues come to the channel, in whatever order, before anything is made of their turns.
     let mut channel = channel(&host);
+    wait_until("reads on each path", || {
+        if channel.in_flight() == 0 {
+            let buffer = nvme_core::buffer::Buffer::zeroed(4096);
+            channel.submit(&head, IoRequest::read(0, buffer, 0)).unwrap();
+        }
+        channel.poll(&mut Vec::new());
+        channel.in_flight() == 0 && host.snapshot().controllers.iter().all(|c| c.commands > 0)
+    });
+
+    // One read is inside the device when it is reset; it must stay there until it has stopped.
     device.add_fault(PciFault::Stall);
     for user in 0..2 {
         let buffer = nvme_core::buffer::Buffer::zeroed(4096);
