@@ -9,7 +9,7 @@ use nvme_core::spec::command::{BlockOp, IoFlags};
 use nvme_core::spec::opcode::NvmOpcode;
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, Data, Queue};
-use nvme_mpath::{HostOptions, IoOp, PathPolicy};
+use nvme_mpath::{HostOptions, IoOp, IoRequest, PathPolicy};
 
 use crate::instant::{InstantQueue, InstantTransport};
 use crate::stepping::SteppingClock;
@@ -40,10 +40,12 @@ pub fn head(bytes: usize, depth: usize, count: u64, paths: usize, policy: PathPo
     rig.idle(SETTLE);
     clock.step_by(STEP);
     rig.run(IoOp::Read, bytes, depth, count);
+    // For the end of the host.
+    clock.step_by(Duration::ZERO);
 }
 
 /// Reads until every path has answered something: then the channel has all queues, however long that
-/// took.
+/// took. Asleep meanwhile, so that it costs few instructions.
 fn until_all_answer(rig: &mut Rig, bytes: usize, depth: usize) {
     let answers = |rig: &Rig| -> Vec<u64> {
         rig.host.snapshot().controllers.iter().map(|controller| controller.commands).collect()
@@ -51,8 +53,16 @@ fn until_all_answer(rig: &mut Rig, bytes: usize, depth: usize) {
     let (before, end) = (answers(rig), std::time::Instant::now() + LIMIT);
     while answers(rig).iter().zip(&before).any(|(now, before)| now == before) {
         assert!(std::time::Instant::now() < end, "a path answers nothing");
-        rig.idle(Duration::from_millis(1));
-        rig.run(IoOp::Read, bytes, depth, depth as u64);
+        for block in 0..depth as u64 {
+            let read = IoRequest::read(block, Buffer::zeroed(bytes), block);
+            rig.channel.submit(&rig.head, read).expect("room in the channel");
+        }
+        while rig.channel.in_flight() > 0 {
+            rig.idle(Duration::from_millis(1));
+        }
+        for completion in rig.done.drain(..) {
+            completion.result.expect("a completion without error");
+        }
     }
 }
 

@@ -10,13 +10,12 @@ use super::Batch;
 use super::check::Limits;
 use super::hedge::HeadHedge;
 use super::pace::Kind;
-use super::policy::{Lanes, in_turn};
+use super::policy::Lanes;
 use super::queues::Queues;
 use crate::error::IoOp;
 use crate::head::Head;
 use crate::host::Shared;
 use crate::ids::AssociationId;
-use crate::policy::PathPolicy;
 use crate::view::{HeadView, Layout};
 
 /// One head in the channel's table.
@@ -31,12 +30,8 @@ pub(super) struct Known {
     /// Of the view's geometry.
     pub(super) limits: Limits,
     pub(super) layout: Layout,
-    /// Times are taken of its requests.
-    timed: bool,
-    /// Of all of them, and not only now and then.
+    /// Times are taken of all of its requests, whatever the policy is.
     counted: bool,
-    /// No times are taken, and paths are taken in turn.
-    pub(super) simple: bool,
     /// Where reads are hedged.
     pub(super) hedge: Option<Box<HeadHedge>>,
     /// Associations that answered with an ANA error, and the generation of the view in which they
@@ -70,9 +65,7 @@ impl Known {
             lanes: Lanes::default(),
             limits: Limits::default(),
             layout: Layout::default(),
-            timed: false,
             counted: false,
-            simple: false,
             hedge: None,
             avoided: Vec::new(),
             waiting: VecDeque::new(),
@@ -91,7 +84,7 @@ impl Known {
     fn renew(&mut self, queues: &Queues) {
         self.refresh_view(queues);
         self.queues = queues.generation();
-        self.lanes.make(&self.view, &self.avoided, queues);
+        self.lanes.make(&self.view, &self.avoided, queues, self.counted);
     }
 
     /// The same for the view alone.
@@ -106,16 +99,9 @@ impl Known {
         }
         (self.limits, self.layout) = (Limits::new(&self.view.geometry), self.view.layout);
         self.counted = self.hedge.is_some() || queues.timed();
-        self.timed = self.counted || self.view.policy == PathPolicy::ServiceTime;
-        self.simple = !self.timed && in_turn(self.view.policy);
         let generation = self.generation;
         self.avoided.retain(|(_, g)| *g == generation);
         self.queues = NEVER;
-    }
-
-    #[inline]
-    pub(super) const fn is_timed(&self) -> bool {
-        self.timed
     }
 
     /// What is to be known of a request that is sent now, if times are taken.
@@ -126,7 +112,7 @@ impl Known {
         op: IoOp,
         data: &Data,
     ) -> Option<Timed> {
-        if !self.timed {
+        if !self.lanes.is_timed() {
             return None;
         }
         // Where reads are hedged, only those whose buffer can be exchanged for another one.

@@ -301,9 +301,6 @@ impl Channel {
         let mut data = Data::Read(Buffer::from(buffer));
         match q.submit_block(op, slba, &mut data, tag) {
             Ok(()) => {
-                if q.load() == 1 {
-                    q.meter.pace.begins(now);
-                }
                 attempt.in_flight = Some((q.association, now));
                 attempt.request = Some(at);
                 (attempt.kind, attempt.load) = (kind, load);

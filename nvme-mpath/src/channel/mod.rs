@@ -49,9 +49,10 @@ use overdue::Overdue;
 use parked::Parked;
 pub use passthrough::PassthroughCommand;
 use passthrough::PassthroughTable;
+use policy::quick;
 use queues::{ChannelQueue, Meter, Queues};
 pub use request::{IoCompletion, IoRequest};
-use route::{Sending, Unsent, io_flags, opcode};
+use route::{Unsent, io_flags, opcode};
 use slab::{Flags, Hedge, Place, Slab, Timing};
 use sleep::Sleep;
 
@@ -209,11 +210,11 @@ impl Channel {
         };
         known.refresh(&self.queues);
         let blocks = known.limits.blocks(&request);
-        if known.simple
-            && let Some(blocks) = blocks
+        if let Some(blocks) = blocks
             && self.crowded.is_empty()
             && self.held.is_empty()
-            && let Some(lane) = known.lanes.next_in_turn(&self.queues)
+            && let Some(lane) =
+                quick(&mut known.lanes, &self.queues, request.op, blocks, known.layout)
             && let q = self.queues.at(lane.queue as usize)
             && let Some((at, entry)) = self.slab.insert(&request, place, blocks.get(), known.layout)
         {
@@ -257,14 +258,8 @@ impl Channel {
         if !known.waiting.is_empty() || !self.held.is_empty() {
             request.data.move_to(&mut entry.data);
             self.stand_in_line(at);
-        } else if known.is_timed() {
-            self.send_timed(at, &mut request.data);
         } else {
-            let (data, timed) = (&mut request.data, None);
-            let sending = Sending { entry, at, data, shunned: &[], timed };
-            if let Err(unsent) = sending.put(known, &mut self.queues, &self.passthrough) {
-                self.send_later(at, &mut request.data, &unsent);
-            }
+            self.send_new(at, &mut request.data);
         }
         self.admitted(at, request.timeout);
         Ok(())

@@ -39,7 +39,7 @@ const LONGEST: u64 = 1_000_000_000;
 /// A sample so long after the one before counts for more.
 const OLD: Duration = Duration::from_millis(50);
 /// A sample is taken so long after the one before: more tell no more.
-const PAUSE: Duration = Duration::from_micros(100);
+const PAUSE: Duration = Duration::from_micros(250);
 /// Nothing is called standing still before so much time without an answer.
 const ALARM: u64 = 1_000_000;
 /// What was measured for one kind of request.
@@ -64,6 +64,8 @@ pub(super) struct Pace {
     typical: u64,
     /// When an answer was last seen, or the path was last idle.
     progress: Instant,
+    /// Something was in flight at the last poll.
+    busy: bool,
     /// How long no answer has come, once that is longer than it should be; else 0.
     stalled: u64,
     /// How long it stood still, while others did not, until something that was sent since has been
@@ -95,13 +97,19 @@ impl Pace {
     /// sent at the same time some further ones tell what each costs that is ahead.
     #[inline]
     pub(super) fn wants(&mut self, kind: Kind, now: Instant, load: u32) -> bool {
-        let measure = &mut self.kinds[kind.index()];
-        let next = now + PAUSE;
-        if now >= measure.due {
-            measure.due = next;
-            return true;
+        let (wants, _) = self.would_want(kind, now, load);
+        if wants {
+            self.kinds[kind.index()].due = now + PAUSE;
         }
-        measure.due == next && load & (load + 1) == 0
+        wants
+    }
+
+    /// The same as a question; and whether it could be wanted of one that is sent at the same time when
+    /// more is in flight.
+    pub(super) fn would_want(&self, kind: Kind, now: Instant, load: u32) -> (bool, bool) {
+        let due = self.kinds[kind.index()].due;
+        let again = due == now + PAUSE;
+        (now >= due || again && load >= 3 && load & (load + 1) == 0, now >= due || again)
     }
 
     /// A command was answered. `load` is what else was in flight when it was sent.
@@ -131,6 +139,10 @@ impl Pace {
     /// of any path so far. Returns whether the path began or ceased to stand still, or is the first
     /// time seen to do so alone.
     pub(super) fn polled(&mut self, taken: u32, idle: bool, now: Instant, answers: u64) -> bool {
+        if !std::mem::replace(&mut self.busy, !idle) {
+            // Whatever is waited for was sent since, and is not late before the next poll.
+            self.progress = now;
+        }
         let gap = now.saturating_since(self.progress).as_nanos() as u64;
         if taken == 0 && !idle {
             if gap <= ALARM.max(4 * self.typical) {
@@ -153,11 +165,6 @@ impl Pace {
         }
         self.progress = now;
         was
-    }
-
-    /// A command is sent after a time without any.
-    pub(super) const fn begins(&mut self, now: Instant) {
-        self.progress = now;
     }
 
     /// No answer comes, and nobody knows whether others would be better off.
@@ -231,7 +238,7 @@ mod tests {
 
     fn good() -> Pace {
         let mut pace = Pace::default();
-        pace.begins(ms(0));
+        pace.polled(0, false, ms(0), 0);
         for _ in 0..50 {
             pace.sample(READ, 100_000, 3, ms(0));
         }
@@ -259,7 +266,7 @@ mod tests {
     fn the_path_s_own_time_and_what_each_request_adds_are_told_apart() {
         // 2 ms of its own, and 500 us for each.
         let mut pace = Pace::default();
-        pace.begins(ms(0));
+        pace.polled(0, false, ms(0), 0);
         for round in 0..200 {
             let load = round % 4;
             pace.sample(READ, 2_000_000 + 500_000 * u64::from(load), load, ms(0));
@@ -301,10 +308,10 @@ mod tests {
         let mut pace = good_alone();
         let slow = |n| ms(10 * n);
         for n in 1..20 {
-            pace.begins(slow(n));
+            pace.polled(0, false, slow(n), n);
             pace.polled(0, false, slow(n) + Duration::from_millis(4), n);
             pace.sample(READ, 5_000_000, 0, slow(n) + Duration::from_millis(5));
-            pace.polled(1, false, slow(n) + Duration::from_millis(5), n);
+            pace.polled(1, true, slow(n) + Duration::from_millis(5), n);
         }
         let expected = took(&pace);
         assert!(!pace.is_doubted() && expected.abs_diff(5_000_000) < 500_000, "{expected}");

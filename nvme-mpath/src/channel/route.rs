@@ -89,8 +89,6 @@ pub(super) enum Unsent {
 impl Sending<'_> {
     /// Puts the request into the queue of a path of its head; what is known of that must be fresh.
     /// Returns what was in flight on the path's controller before, if its time is to be taken.
-    // Inlined where new requests are sent, for speed, and where others are.
-    #[inline(always)]
     pub(super) fn put(
         self,
         known: &mut Known,
@@ -98,21 +96,11 @@ impl Sending<'_> {
         passthrough: &PassthroughTable,
     ) -> Result<Option<u32>, Unsent> {
         let Self { entry, at, data, shunned, timed } = self;
-        let other;
-        let lane = if shunned.is_empty() {
-            choose(known, queues, timed)
-        } else {
-            match elsewhere(known, queues, shunned) {
-                Ok(lane) => {
-                    other = lane;
-                    Some(&other)
-                }
-                Err(why) => return Err(Unsent::NoLane(why)),
-            }
+        let lane = match shunned {
+            [] => choose(known, queues, timed).copied().ok_or_else(|| known.lanes.why_none()),
+            shunned => elsewhere(known, queues, shunned),
         };
-        let Some(lane) = lane else {
-            return Err(Unsent::NoLane(known.lanes.why_none()));
-        };
+        let lane = lane.map_err(Unsent::NoLane)?;
         let (op, tag) = (block_op(entry, lane.nsid), entry.tag);
         let q = queues.at(lane.queue as usize);
         let taken = match op {
@@ -123,14 +111,11 @@ impl Sending<'_> {
             },
         };
         if let Err(reason) = taken {
-            return Err(Unsent::Rejected(*lane, reason));
+            return Err(Unsent::Rejected(lane, reason));
         }
         entry.place = Place::InFlight;
         entry.sent_on = q.association;
         let Some(Timed { at: now, kind, counted, .. }) = timed else { return Ok(None) };
-        if q.load() == 1 {
-            q.meter.pace.begins(now);
-        }
         let load = q.load() - 1 + q.others;
         Ok((q.meter.pace.wants(kind, now, load) || counted).then_some(load))
     }
@@ -218,9 +203,9 @@ impl Channel {
         }
     }
 
-    /// Sends a new request of which times are taken.
+    /// Sends a new request for which no path is known at once, or of which times are taken.
     #[inline]
-    pub(super) fn send_timed(&mut self, at: u32, data: &mut Data) {
+    pub(super) fn send_new(&mut self, at: u32, data: &mut Data) {
         let entry = &mut self.slab[at];
         let known = &mut self.heads[entry.head];
         let timed = known.time(&mut self.batch, &self.shared.clock, entry.op, data);

@@ -20,9 +20,22 @@ pub(in crate::channel) struct Lane {
     pub(in crate::channel) nsid: u32,
 }
 
+/// How a new request finds its lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The next one. Where there is only one lane, whatever the policy is.
+    #[default]
+    InTurn,
+    LeastInFlight,
+    Soonest,
+    /// The time of each request is taken: it goes the general way.
+    Timed,
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(in crate::channel) struct Lanes {
+    pub(super) way: Way,
     pub(super) list: Vec<Lane>,
     /// Where the round-robin stands, in the list.
     pub(super) turn: usize,
@@ -38,12 +51,14 @@ pub(in crate::channel) struct Lanes {
 }
 
 impl Lanes {
-    /// Makes the lanes of what a view says and which queues there are.
+    /// Makes the lanes of what a view says and which queues there are. `timed`: times are taken of all
+    /// requests, whatever the policy is.
     pub(in crate::channel) fn make(
         &mut self,
         view: &HeadView,
         avoided: &[(AssociationId, u64)],
         queues: &Queues,
+        timed: bool,
     ) {
         // The turn stays with the path that it stood at, as far as places tell.
         let last = self.list.get(self.turn).map(|lane| lane.path);
@@ -78,6 +93,12 @@ impl Lanes {
         let of_least = |key: &dyn Fn(&Lane) -> u32| {
             (0..self.list.len()).min_by_key(|at| key(&self.list[*at])).unwrap_or(0)
         };
+        self.way = match view.policy {
+            _ if timed => Way::Timed,
+            PathPolicy::QueueDepth if self.list.len() > 1 => Way::LeastInFlight,
+            PathPolicy::ServiceTime if self.list.len() > 1 => Way::Soonest,
+            _ => Way::InTurn,
+        };
         // Of policies that use one path the others are no lanes.
         let fixed = match view.policy {
             PathPolicy::Numa => of_least(&|lane| queues.distance(path(lane).numa_node)),
@@ -89,6 +110,12 @@ impl Lanes {
             self.list.push(lane);
             self.turn = 0;
         }
+    }
+
+    /// Whether times are taken of requests.
+    #[inline]
+    pub(in crate::channel) const fn is_timed(&self) -> bool {
+        matches!(self.way, Way::Soonest | Way::Timed)
     }
 
     /// The next one whose queue has room.

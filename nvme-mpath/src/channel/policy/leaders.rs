@@ -29,8 +29,9 @@ pub(super) struct Leaders {
     time: u64,
     each: u64,
     load: u32,
-    /// How many there are in `all`.
+    /// How many there are in `all`; and how many requests they took before they had so much.
     count: u32,
+    taken: u32,
     /// The best time of all other lanes.
     other: u64,
 }
@@ -38,31 +39,28 @@ pub(super) struct Leaders {
 impl Leaders {
     /// The first of the best lanes, as far as it is known without a look at the others. `load` says what
     /// is in flight on a lane now.
-    // Inlined where new requests are sent, for speed, and where others are.
-    #[inline(always)]
+    #[inline]
     pub(super) fn take(&mut self, round: u64, load: impl Fn(usize) -> u32) -> Option<usize> {
         if self.round != round {
             return None;
         }
-        while self.left != 0 {
-            let at = self.left.trailing_zeros() as usize;
-            self.left &= self.left - 1;
-            // Requests of other heads may have gone there.
-            if load(at) <= self.load {
-                return Some(at);
+        loop {
+            while self.left != 0 {
+                let at = self.left.trailing_zeros() as usize;
+                self.left &= self.left - 1;
+                // Requests of other heads may have gone there.
+                if load(at) <= self.load {
+                    return Some(at);
+                }
             }
+            // Each of them has got one more.
+            let time = self.time.saturating_add(self.each);
+            if time >= self.other {
+                return None;
+            }
+            (self.time, self.load, self.left) = (time, self.load + 1, self.all);
+            self.taken += self.count;
         }
-        None
-    }
-
-    /// The same when each of them has got one more.
-    pub(super) fn take_again(&mut self, round: u64, load: impl Fn(usize) -> u32) -> Option<usize> {
-        let time = self.time.saturating_add(self.each);
-        if self.left != 0 || time >= self.other || self.round != round {
-            return None;
-        }
-        (self.time, self.load, self.left) = (time, self.load + 1, self.all);
-        self.take(round, load)
     }
 
     /// Looks at the lanes, in their order, `None` for those that cannot be taken, and takes the first of
@@ -90,13 +88,23 @@ impl Leaders {
         let other = if all == 0 { 0 } else { other };
         let Outlook { time, each, load } = best;
         let left = found.map_or(0, |at| all & !(1_u64.checked_shl(at as u32).unwrap_or(0)));
-        *self = Self { round, left, all, time, each, load, count, other };
+        *self = Self { round, left, all, time, each, load, taken: 0, count, other };
         found
     }
 
-    /// How many lanes were taken since they were all looked at, or all of the best were taken.
+    /// The next look is at all lanes as soon as each of the best ones has got one more.
+    pub(super) const fn stop(&mut self) {
+        self.other = 0;
+    }
+
+    /// What is in flight on each of the best lanes that got nothing since; and which they are, by bit.
+    pub(super) const fn best(&self) -> (u32, u64) {
+        (self.load, self.all)
+    }
+
+    /// How many requests they took since all lanes were looked at.
     pub(super) const fn taken(&self) -> u32 {
-        self.count - self.left.count_ones()
+        self.taken + self.count - self.left.count_ones()
     }
 }
 
@@ -130,10 +138,7 @@ mod tests {
 
     fn choose(leaders: &mut Leaders, round: u64, lanes: &[Lane]) -> (usize, bool) {
         let load = |at: usize| lanes[at].load;
-        if let Some(at) = leaders.take(round, load) {
-            return (at, false);
-        }
-        match leaders.take_again(round, load) {
+        match leaders.take(round, load) {
             Some(at) => (at, false),
             None => (leaders.look(round, lanes.iter().map(outlook)).unwrap(), true),
         }
@@ -190,6 +195,6 @@ mod tests {
             lanes[at].load += 1;
             looked
         });
-        assert_eq!((looks.count(), leaders.taken()), (1, 8));
+        assert_eq!((looks.count(), leaders.taken()), (1, 64));
     }
 }

@@ -9,11 +9,17 @@ mod leaders;
 mod queue_depth;
 mod service_time;
 
+use nvme_core::spec::BlockCount;
+
+use crate::error::IoOp;
 use crate::ids::AssociationId;
 use crate::policy::PathPolicy;
+use crate::view::Layout;
 
 use super::heads::{Known, Timed};
+use super::pace::Kind;
 use super::queues::Queues;
+use lanes::Way;
 pub(super) use lanes::{Lane, Lanes};
 
 /// Why there is no path for a request.
@@ -29,13 +35,35 @@ pub(super) enum NoLane {
 
 /// Whether a policy takes lanes in turn. Those that use one path have one lane: a second one would not
 /// do, and the first is waited for.
-pub(super) const fn in_turn(policy: PathPolicy) -> bool {
+const fn in_turn(policy: PathPolicy) -> bool {
     matches!(policy, PathPolicy::RoundRobin | PathPolicy::Numa | PathPolicy::ActivePassive)
 }
 
-/// A path for a request, by the head's policy. The head must be [fresh](Known::refresh).
-// Inlined where new requests are sent, for speed, and where others are.
+/// A path for a new request, where one is known at once and the request's time is not to be taken; the
+/// general way for others is [`choose`]. What is known of the head must be [fresh](Known::refresh).
 #[inline(always)]
+pub(super) fn quick<'a>(
+    lanes: &'a mut Lanes,
+    queues: &Queues,
+    op: IoOp,
+    blocks: BlockCount,
+    layout: Layout,
+) -> Option<&'a Lane> {
+    // Before the others, which saves the default a jump.
+    if lanes.way == Way::InTurn {
+        return lanes.next_in_turn(queues);
+    }
+    match lanes.way {
+        Way::LeastInFlight => queue_depth::known(lanes, queues),
+        Way::Soonest => {
+            let kind = Kind::new(op, blocks.get() as usize * layout.buffer_block());
+            service_time::known(lanes, queues, kind)
+        }
+        Way::InTurn | Way::Timed => None,
+    }
+}
+
+/// A path for a request, by the head's policy. The head must be [fresh](Known::refresh).
 pub(super) fn choose<'a>(
     known: &'a mut Known,
     queues: &mut Queues,

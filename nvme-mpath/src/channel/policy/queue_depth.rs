@@ -7,30 +7,25 @@ use crate::channel::queues::Queues;
 /// The lane whose controller has the least in flight, over the whole host; the first of several, as
 /// Linux has it. What other channels have in flight is read once per poll, from cells of which each
 /// is written by its own channel only: the count is a little old, and no cache line has two writers.
-// Inlined where new requests are sent, for speed, and where others are.
-#[inline(always)]
 pub(super) fn least<'a>(lanes: &'a mut Lanes, queues: &mut Queues) -> Option<&'a Lane> {
     let Lanes { list, leaders, .. } = lanes;
-    let at = match list.as_slice() {
-        [only] if queues.has_room(only) => 0,
-        [_] => return None,
-        list => match leaders.take(queues.round(), |at| queues.load(&list[at])) {
-            Some(at) if queues.has_room(&list[at]) => at,
-            _ => look(list, leaders, queues)?,
-        },
+    let at = match leaders.take(queues.round(), |at| queues.load(&list[at])) {
+        Some(at) if queues.has_room(&list[at]) => at,
+        _ => look(list, leaders, queues)?,
     };
     lanes.list.get(at)
 }
 
-/// The same by a look at all lanes, unless it is known what that would tell.
-#[inline(never)]
+/// The same, where it is known at once.
+#[inline]
+pub(super) fn known<'a>(lanes: &'a mut Lanes, queues: &Queues) -> Option<&'a Lane> {
+    let Lanes { list, leaders, .. } = lanes;
+    let at = leaders.take(queues.round(), |at| queues.load(&list[at]))?;
+    list.get(at).filter(|lane| queues.has_room(lane))
+}
+
+/// The same by a look at all lanes.
 fn look(list: &[Lane], leaders: &mut Leaders, queues: &mut Queues) -> Option<usize> {
-    let load = |at: usize| queues.load(&list[at]);
-    if let Some(at) = leaders.take_again(queues.round(), load)
-        && queues.has_room(&list[at])
-    {
-        return Some(at);
-    }
     queues.look_at_others();
     let outlook = |lane: &Lane| {
         let load = queues.load(lane);

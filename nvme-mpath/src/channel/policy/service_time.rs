@@ -37,6 +37,8 @@ struct Judgement {
     alarms: u64,
     /// The lanes that are best by it.
     leaders: Leaders,
+    /// Times are to be taken of requests that go to those now.
+    measuring: bool,
 }
 
 /// The state of the policy on one head.
@@ -54,8 +56,6 @@ pub(super) struct ServiceTime {
 const UNKNOWN: Line = Line { base: u64::MAX, each: 1 };
 
 /// The lane for a request of this kind.
-// Inlined where new requests are sent, for speed, and where others are.
-#[inline(always)]
 pub(super) fn soonest<'a>(
     lanes: &'a mut Lanes,
     queues: &mut Queues,
@@ -63,23 +63,30 @@ pub(super) fn soonest<'a>(
     now: Instant,
 ) -> Option<&'a Lane> {
     let Lanes { list, service, .. } = lanes;
-    let at = match (list.as_slice(), service) {
-        ([_], _) => 0,
-        (list, Some(service)) => {
-            let leaders = &mut service.judgements[kind.index()].leaders;
-            match leaders.take(queues.round(), |at| queues.load(&list[at])) {
-                Some(at) => at,
-                None => look(list, service, queues, kind, now)?,
-            }
-        }
-        (_, None) => return None,
+    let service = service.as_mut()?;
+    let leaders = &mut service.judgements[kind.index()].leaders;
+    let at = match leaders.take(queues.round(), |at| queues.load(&list[at])) {
+        Some(at) => at,
+        None => look(list, service, queues, kind, now)?,
     };
     // Where the best one is full, to wait for it is better than to take another one.
     lanes.list.get(at).filter(|lane| queues.has_room(lane))
 }
 
+/// The same, where it is known at once and no time is to be taken.
+#[inline]
+pub(super) fn known<'a>(lanes: &'a mut Lanes, queues: &Queues, kind: Kind) -> Option<&'a Lane> {
+    let Lanes { list, service, .. } = lanes;
+    let Judgement { measuring: false, leaders, .. } =
+        &mut service.as_mut()?.judgements[kind.index()]
+    else {
+        return None;
+    };
+    let at = leaders.take(queues.round(), |at| queues.load(&list[at]))?;
+    list.get(at).filter(|lane| queues.has_room(lane))
+}
+
 /// The same by what was judged of all lanes, or is now.
-#[inline(never)]
 fn look(
     list: &[Lane],
     service: &mut ServiceTime,
@@ -91,10 +98,6 @@ fn look(
     judgement.left = judgement.left.saturating_sub(judgement.leaders.taken());
     let valid =
         judgement.left > 0 && judgement.alarms == queues.alarms() && now <= judgement.at + AGE;
-    let load = |at: usize| queues.load(&list[at]);
-    if valid && let Some(at) = judgement.leaders.take_again(queues.round(), load) {
-        return Some(at);
-    }
     queues.look_at_others();
     if !valid && let Some(trial) = judge(list, service, queues, kind, now) {
         return Some(trial);
@@ -104,7 +107,20 @@ fn look(
         Some(Outlook { time: line.at(load), each: line.each, load })
     };
     let lanes = list.iter().zip(&service.lines).map(outlook);
-    service.judgements[kind.index()].leaders.look(queues.round(), lanes)
+    let judgement = &mut service.judgements[kind.index()];
+    let found = judgement.leaders.look(queues.round(), lanes);
+    // Whether times are to be taken of those that the best ones get now.
+    let (load, all) = judgement.leaders.best();
+    let best = list.iter().take(LANES).enumerate().filter(|(at, _)| all & 1 << at != 0);
+    let wants = |(_, lane): (usize, &Lane)| {
+        queues.get(lane.queue as usize).meter.pace.would_want(kind, now, load)
+    };
+    let (any, more) = best.map(wants).fold((false, false), |a, b| (a.0 | b.0, a.1 | b.1));
+    judgement.measuring = any;
+    if more {
+        judgement.leaders.stop();
+    }
+    found
 }
 
 /// Judges the lanes anew. Returns one that is to be tried with this request.
@@ -169,7 +185,7 @@ fn judge(
     let alarms = queues.alarms();
     service.since_trial =
         service.since_trial.saturating_add(REQUESTS.saturating_sub(judgement.left));
-    *judgement = Judgement { left, at: now, alarms, leaders: Leaders::default() };
+    *judgement = Judgement { left, at: now, alarms, leaders: Leaders::default(), measuring: true };
     // One that stood still and has resumed is tried at once.
     let doubted = list.iter().position(|lane| is_idle(lane) && pace(lane).is_doubted());
     if doubted.is_some() {
