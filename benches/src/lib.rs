@@ -36,8 +36,12 @@ pub(crate) const IDENTITY: Uuid = Uuid(*b"nvme-host-bench!");
 /// The subsystem of [`target`].
 pub const SUBNQN: &str = "nqn.2026-01.org.example:bench";
 
+/// How long the thread of [`target`] stays awake after its last command.
+const AWAKE: Duration = Duration::from_micros(200);
+
 /// A target with `listeners` listeners on loopback and one namespace of 4 KiB blocks that holds
-/// nothing: reads are zeroes, writes go nowhere.
+/// nothing: reads are zeroes, writes go nowhere. Its thread stays awake while there is I/O, as the other side
+/// does.
 ///
 /// # Panics
 /// When loopback cannot be listened on.
@@ -45,7 +49,7 @@ pub const SUBNQN: &str = "nqn.2026-01.org.example:bench";
 pub fn target(listeners: usize) -> Target {
     let namespace = NamespaceConfig::null(1, 1 << 30).block_size(4096);
     let subsystem = SubsystemConfig::new(SUBNQN).expect("a valid name").namespace(namespace);
-    let mut builder = Target::builder().subsystem(subsystem);
+    let mut builder = Target::builder().subsystem(subsystem).busy_poll(AWAKE);
     for _ in 0..listeners {
         builder = builder.listen("127.0.0.1:0");
     }

@@ -12,8 +12,8 @@ use parking_lot::RwLock;
 const CHUNK: usize = 64 << 10;
 /// Locks that the chunks of one memory backing are spread over.
 const SHARDS: usize = 64;
-/// What a file is zeroed with, piece by piece.
-static ZEROES: [u8; CHUNK] = [0; CHUNK];
+/// What a file is zeroed with, piece by piece, and what is sent of a namespace that holds nothing.
+pub(crate) static ZEROES: [u8; CHUNK] = [0; CHUNK];
 
 /// The storage behind a namespace, addressed by byte offset.
 ///

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nvme_core::nqn::Nqn;
 use parking_lot::Mutex;
@@ -30,6 +31,7 @@ pub struct TargetBuilder {
     listen: Vec<String>,
     transport: Transport,
     threads: usize,
+    busy_poll: Duration,
 }
 
 impl TargetBuilder {
@@ -63,6 +65,15 @@ impl TargetBuilder {
         self
     }
 
+    /// How long a thread goes on looking for commands after the last one, before it sleeps; not at all by default. A
+    /// thread that sleeps takes a while to wake up, so a target that benches are run against is to stay awake; it
+    /// uses a whole processor as long as there is I/O.
+    #[must_use]
+    pub fn busy_poll(mut self, time: Duration) -> Self {
+        self.busy_poll = time;
+        self
+    }
+
     /// Makes a target that the caller drives, on streams and a clock of its own; listeners are numbered as for
     /// [`start`](Self::start), and their addresses (no names) are only told to hosts. Threads are not started.
     ///
@@ -85,7 +96,7 @@ impl TargetBuilder {
             first.get_or_insert(subsystem);
         }
         let mut workers = (0..self.threads)
-            .map(|number| Worker::new(number, Arc::clone(&directory)))
+            .map(|number| Worker::new(number, Arc::clone(&directory), self.busy_poll))
             .collect::<Result<Vec<_>, _>>()
             .map_err(TargetError::EventLoop)?;
         let mailboxes: Vec<_> = workers.iter().map(Worker::mailbox).collect();
@@ -154,6 +165,7 @@ impl Target {
             listen: Vec::new(),
             transport: Transport::default(),
             threads: 1,
+            busy_poll: Duration::ZERO,
         }
     }
 

@@ -15,6 +15,7 @@ use super::pdu::{self, Agreement, Fatal};
 use super::reply::{Fault, patch, shortened};
 use super::slots::Waits;
 use crate::admin::{self, Outcome};
+use crate::backing::Backing;
 use crate::controller::ErrorRecord;
 use crate::fabrics::{self, ADMIN_IN_CAPSULE, Arrival, Binding, Refusal};
 use crate::fault::{BadPdu, FaultAction, Site, Subject};
@@ -195,7 +196,7 @@ impl Core {
 
     /// A data PDU for a waiting command has been received.
     pub fn data_received(&mut self, tag: u16) {
-        let done = self.slots.get(tag).is_some_and(|s| s.received as usize == s.data.len());
+        let done = self.slots.get(tag).is_some_and(|s| s.received == s.len);
         if !done {
             self.send_r2ts(tag);
             return;
@@ -232,7 +233,7 @@ impl Core {
     /// Keeps a command, for a fault; its place and serial number.
     fn hold(&mut self, sqe: &Sqe, data: &[u8], waits: Waits) -> Option<(u16, u64)> {
         let tag = self.slots.put(*sqe, data.len() as u32, waits, None)?;
-        let slot = self.slots.get(tag)?;
+        let slot = self.slots.fetch_buffer(tag)?;
         slot.data.copy_from_slice(data);
         Some((tag, slot.serial))
     }
@@ -322,6 +323,10 @@ impl Core {
             return Ok(Done::Result(0));
         };
         if silent {
+            return Ok(Done::Answered);
+        }
+        if fault.is_none() && matches!(*ns.backing, Backing::Null) {
+            self.send_zeroes(sqe.cid.get(), len);
             return Ok(Done::Answered);
         }
         let backing = Arc::clone(&ns.backing);

@@ -9,7 +9,7 @@ use nvme_core::spec::{Cqe, Status};
 
 use super::mailbox::{ConnectionMessage, MailboxPeer};
 use super::pdu::{Agreement, Fatal};
-use super::receive::{Progress, Receive};
+use super::receive::{Filled, Progress, Receive};
 use super::slots::{Slot, Slots};
 use super::transmit::Transmit;
 use super::wire::Wire;
@@ -60,6 +60,8 @@ pub(crate) enum Alarm {
 pub(crate) struct Connection<S> {
     pub socket: S,
     pub serial: u64,
+    /// Bytes received since it began.
+    pub received: u64,
     receive: Receive,
     pub core: Core,
 }
@@ -121,12 +123,13 @@ impl<S: Wire> Connection<S> {
             silent: entrance.silent,
         };
         let serial = core.peer.at.serial;
-        Self { socket, serial, receive: Receive::default(), core }
+        Self { socket, serial, received: 0, receive: Receive::default(), core }
     }
 
     /// Receives, carries out and answers as much as there is, within limits.
     pub fn turn(&mut self) -> Turn {
         let mut budget = TURN;
+        let mut short = false;
         let turn = loop {
             if self.core.end.is_some() {
                 break self.ending();
@@ -156,11 +159,17 @@ impl<S: Wire> Connection<S> {
             if budget == 0 {
                 break Turn::Again;
             }
+            // Nothing more was there when last asked: the host gets its answers before it is asked again.
+            if short && !self.flush() {
+                break Turn::Over;
+            }
             match self.receive.fill(&mut self.socket, &mut self.core) {
-                Ok(0) => break Turn::Over,
-                Ok(n) => {
-                    count(&self.core.directory.counters.received, n as u64);
-                    budget = budget.saturating_sub(n);
+                Ok(Filled { bytes: 0, .. }) => break Turn::Over,
+                Ok(filled) => {
+                    count(&self.core.directory.counters.received, filled.bytes as u64);
+                    self.received += filled.bytes as u64;
+                    budget = budget.saturating_sub(filled.bytes);
+                    short = filled.short;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break Turn::Idle,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

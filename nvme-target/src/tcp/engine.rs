@@ -103,6 +103,16 @@ impl<S: Wire> Engine<S> {
         self.turn(index, now);
     }
 
+    /// Looks whether the connection at `index` has something to read, and acts on that; whether it had.
+    pub fn look(&mut self, index: usize, now: Instant) -> bool {
+        let received = |engine: &Self| {
+            engine.connections.get(index).and_then(Option::as_ref).map(|c| c.received)
+        };
+        let before = received(self);
+        self.turn(index, now);
+        received(self) != before
+    }
+
     fn turn(&mut self, index: usize, now: Instant) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
             return;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::SockRef;
 
 use super::connection::Entrance;
 use super::engine::Engine;
@@ -19,6 +20,13 @@ const WAKER: Token = Token(usize::MAX);
 /// Tokens from here on are listeners.
 const LISTENERS: usize = usize::MAX / 2;
 const EVENTS: usize = 256;
+/// A way to control congestion that does not pace what is sent, and that every kernel has.
+const UNPACED: &[u8] = b"reno";
+/// While a worker stays awake, it asks the system about all its connections once in so many looks at the one that
+/// was busy last.
+const LOOKS: u32 = 16;
+/// Rounds after which it is found out anew which connections are busy.
+const ROUNDS: u32 = 256;
 
 /// One thread's share of the target.
 pub(crate) struct Worker {
@@ -29,11 +37,33 @@ pub(crate) struct Worker {
     next: usize,
     number: usize,
     listeners: BTreeMap<usize, TcpListener>,
+    /// How long to stay awake after there was something to do.
+    busy_poll: Duration,
+    busy: Busy,
     stopping: bool,
 }
 
+/// Which connection is looked at while the worker stays awake: the one that is busy, if it is the only one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Busy {
+    #[default]
+    None,
+    One(usize),
+    Several,
+}
+
+impl Busy {
+    fn note(&mut self, index: usize) {
+        *self = match *self {
+            Self::None => Self::One(index),
+            Self::One(one) if one == index => Self::One(index),
+            Self::One(_) | Self::Several => Self::Several,
+        };
+    }
+}
+
 impl Worker {
-    pub fn new(number: usize, directory: Arc<Directory>) -> io::Result<Self> {
+    pub fn new(number: usize, directory: Arc<Directory>, busy_poll: Duration) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mailbox = Arc::new(Mailbox::new(Some(Waker::new(poll.registry(), WAKER)?)));
         Ok(Self {
@@ -43,6 +73,8 @@ impl Worker {
             next: 0,
             number,
             listeners: BTreeMap::new(),
+            busy_poll,
+            busy: Busy::None,
             stopping: false,
         })
     }
@@ -58,11 +90,18 @@ impl Worker {
     /// Runs until told to stop.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
+        let mut awake_until = Instant::now();
+        let mut round = 0u32;
         while !self.stopping {
-            let timeout = if self.engine.is_busy() {
+            let now = self.look(&mut awake_until);
+            round = round.wrapping_add(1);
+            if round.is_multiple_of(ROUNDS) {
+                self.busy = Busy::None;
+            }
+            let timeout = if self.engine.is_busy() || now < awake_until {
                 Some(Duration::ZERO)
             } else {
-                let now = Instant::now();
+                self.busy = Busy::None;
                 self.engine.deadline().map(|at| at.saturating_duration_since(now))
             };
             match self.poll.poll(&mut events, timeout) {
@@ -74,6 +113,7 @@ impl Worker {
             let now = Instant::now();
             for event in &events {
                 self.event(event, now);
+                awake_until = now + self.busy_poll;
             }
             self.engine.step(now);
             // last: what the others did may have put something in
@@ -85,11 +125,31 @@ impl Worker {
         self.engine.mailbox.shut();
     }
 
+    /// While the worker stays awake: looks a few times at the connection that is busy, without asking the system
+    /// where there is something; the time.
+    fn look(&mut self, awake_until: &mut Instant) -> Instant {
+        let mut now = Instant::now();
+        let Busy::One(index) = self.busy else { return now };
+        for _ in 0..LOOKS {
+            if now >= *awake_until || self.engine.is_busy() {
+                break;
+            }
+            if self.engine.look(index, now) {
+                *awake_until = now + self.busy_poll;
+            }
+            now = Instant::now();
+        }
+        now
+    }
+
     fn event(&mut self, event: &Event, now: Instant) {
         match event.token() {
             WAKER => {}
             Token(token) if token >= LISTENERS => self.accept(token - LISTENERS, now),
-            Token(index) => self.engine.ready(index, event.is_writable(), now),
+            Token(index) => {
+                self.busy.note(index);
+                self.engine.ready(index, event.is_writable(), now);
+            }
         }
     }
 
@@ -132,6 +192,11 @@ impl Worker {
         self.poll.registry().register(&mut socket, token, interest)?;
         socket.set_nodelay(true)?;
         let addr = socket.local_addr()?;
+        if addr.ip().is_loopback() {
+            // Pacing (`bbr`, where the system has chosen that) only holds back what a host on this machine
+            // waits for. If it cannot be had otherwise, it is slower and no error.
+            let _ = SockRef::from(&socket).set_tcp_congestion(UNPACED);
+        }
         Ok((socket, addr))
     }
 

@@ -7,6 +7,8 @@ use nvme_core::spec::tcp::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::backing::ZEROES;
+
 /// Bytes of an offending header that go back with a termination request at most (TCP 1.1 §3.6.2.5).
 const TERM_COPY_MAX: usize = 128;
 
@@ -190,6 +192,21 @@ pub(crate) fn digest(bytes: &[u8]) -> [u8; DIGEST_LEN] {
     crc_fast::crc32_iscsi(bytes).to_le_bytes()
 }
 
+/// CRC32C of `len` zeroes.
+pub(crate) fn digest_of_zeroes(len: usize) -> [u8; DIGEST_LEN] {
+    if let Some(zeroes) = ZEROES.get(..len) {
+        return digest(zeroes);
+    }
+    let mut running = RunningDigest::new();
+    let mut left = len;
+    while left > 0 {
+        let n = left.min(ZEROES.len());
+        running.update(&ZEROES[..n]);
+        left -= n;
+    }
+    running.value()
+}
+
 /// CRC32C of data that comes in pieces.
 pub(crate) struct RunningDigest(Digest);
 
@@ -232,6 +249,9 @@ mod tests {
         running.update(b"1234");
         running.update(b"56789");
         assert_eq!(running.value(), digest(b"123456789"));
+        for len in [1, 4096, ZEROES.len(), 3 * ZEROES.len() + 512] {
+            assert_eq!(digest_of_zeroes(len), digest(&vec![0; len]));
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Bytes from the host, taken apart into PDUs.
 
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 
 use nvme_core::spec::Sqe;
 use nvme_core::spec::tcp::{
@@ -18,6 +18,8 @@ const BUFFER_MIN: usize = 16 << 10;
 const BUFFER_MAX: usize = 256 << 10;
 /// Data that is still to come in one piece is read straight to its place if it is at least this much.
 const DIRECT_MIN: usize = 32 << 10;
+/// Bytes taken into the buffer at once while such data comes, so that little of it is copied.
+const BESIDE_DIRECT: usize = 4 << 10;
 /// Answers pending at which a connection sends before it takes further commands.
 const SEND_FIRST: usize = 256 << 10;
 
@@ -41,6 +43,17 @@ pub(crate) struct Receive {
     /// Bytes that the PDU at the start needs, if more than are there.
     need: usize,
     payload: Option<Payload>,
+    /// The last command's data was to be read straight to its place.
+    large: bool,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Filled {
+    /// Bytes; none is the end of the stream.
+    pub bytes: usize,
+    /// There was room for more.
+    pub short: bool,
 }
 
 /// The data of an H2CData PDU whose header has been dealt with.
@@ -57,25 +70,42 @@ impl std::fmt::Debug for Payload {
 }
 
 impl Receive {
-    /// Reads from the socket: into the buffer, or straight to where a large piece of data belongs.
-    pub fn fill(&mut self, socket: &mut impl Read, core: &mut Core) -> io::Result<usize> {
+    /// Reads from the socket: large data straight to where it belongs, and into the buffer what comes behind it or
+    /// is not large.
+    pub fn fill(&mut self, socket: &mut impl Read, core: &mut Core) -> io::Result<Filled> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if let Some(payload) = &mut self.payload
-                && payload.left >= DIRECT_MIN
-                && let Some(slot) = core.slots.get(payload.tag)
-            {
-                let at = slot.received as usize;
-                let n = socket.read(&mut slot.data[at..at + payload.left])?;
-                payload.took(slot.data.get(at..at + n).unwrap_or_default());
-                slot.received += n as u32;
-                return Ok(n);
-            }
         }
         self.make_room();
-        let n = socket.read(&mut self.buf[self.end..])?;
-        self.end += n;
-        Ok(n)
+        let have = self.end - self.start;
+        let mut payload = self.payload.as_mut().filter(|p| have == 0 && p.left >= DIRECT_MIN);
+        let slot = payload.as_ref().and_then(|p| core.slots.get(p.tag));
+        let direct = match (&payload, slot) {
+            (Some(payload), Some(slot)) => {
+                let at = slot.received as usize;
+                slot.data.get_mut(at..at + payload.left).unwrap_or_default()
+            }
+            _ => Default::default(),
+        };
+        let room = &mut self.buf[self.end..];
+        let few = BESIDE_DIRECT.max(self.need.saturating_sub(have));
+        let window = if self.large { few.min(room.len()) } else { room.len() };
+        let room = &mut room[..window];
+        let want = direct.len() + room.len();
+        let bytes = if direct.is_empty() {
+            socket.read(room)?
+        } else {
+            socket.read_vectored(&mut [IoSliceMut::new(direct), IoSliceMut::new(room)])?
+        };
+        let straight = bytes.min(direct.len());
+        if let Some(payload) = &mut payload {
+            payload.took(&direct[..straight]);
+            if let Some(slot) = core.slots.get(payload.tag) {
+                slot.received += straight as u32;
+            }
+        }
+        self.end += bytes - straight;
+        Ok(Filled { bytes, short: bytes < want })
     }
 
     fn make_room(&mut self) {
@@ -145,8 +175,15 @@ impl Receive {
         self.need = 0;
         check_header_digest(pdu, &shape, core)?;
         match shape.pdu_type {
-            PduType::CAPSULE_CMD => capsule(pdu, &shape, core)?,
-            PduType::H2C_DATA => self.payload = Some(data_header(pdu, &shape, flags, core)?),
+            PduType::CAPSULE_CMD => {
+                self.large &= shape.data == 0;
+                capsule(pdu, &shape, core)?;
+            }
+            PduType::H2C_DATA => {
+                let payload = data_header(pdu, &shape, flags, core)?;
+                self.large = payload.left >= DIRECT_MIN;
+                self.payload = Some(payload);
+            }
             PduType::IC_REQ => core.ic_req(pdu)?,
             // the host says that the connection is broken
             _ => core.end = Some(super::connection::End::Now),
@@ -232,7 +269,8 @@ fn data_header(
     let header = pdu::h2c_data(&pdu[..shape.hlen], shape, &agreed)?;
     let r2t_bytes = core.directory.transport.r2t_bytes;
     let tag = header.ttag.get();
-    let Some(slot) = core.slots.get(tag).filter(|slot| slot.waits == Waits::Data) else {
+    let waits = core.slots.get(tag).is_some_and(|slot| slot.waits == Waits::Data);
+    let Some(slot) = core.slots.fetch_buffer(tag).filter(|_| waits) else {
         return Err(Fatal::field(offset_of!(DataHeader, ttag)));
     };
     if slot.sqe.cid != header.cccid {
@@ -245,7 +283,7 @@ fn data_header(
     // R2Ts are cut at multiples of their largest size; the last PDU of each says so, and no other
     let end = offset + len;
     let r2t_end = (offset / r2t_bytes).saturating_add(1).saturating_mul(r2t_bytes);
-    let r2t_end = r2t_end.min(slot.data.len() as u32);
+    let r2t_end = r2t_end.min(slot.len);
     if end > r2t_end {
         return Err(Fatal::OUT_OF_RANGE);
     }

@@ -27,6 +27,42 @@ pub(crate) struct Piece {
     pub flags: PduFlags,
 }
 
+/// Bytes of a data header.
+const HEADER: usize = size_of::<DataHeader>();
+
+/// The header of a C2HData PDU.
+struct Head {
+    header: DataHeader,
+    /// Where the data begins.
+    pdo: usize,
+    plen: usize,
+}
+
+impl Head {
+    fn new(piece: Piece, agreed: &Agreement) -> Self {
+        let mut header = DataHeader::c2h(piece.cid, piece.offset, piece.len);
+        let pdo = (HEADER + agreed.header_digest_len()).next_multiple_of(agreed.our_align);
+        let plen = pdo + piece.len as usize + agreed.data_digest_len();
+        header.header.flags = piece.flags;
+        header.header.flags.set(PduFlags::HDGSTF, agreed.header_digest);
+        header.header.flags.set(PduFlags::DDGSTF, agreed.data_digest);
+        header.header.pdo = pdo as u8;
+        header.header.plen = (plen as u32).into();
+        Self { header, pdo, plen }
+    }
+
+    /// Writes everything that comes before the data.
+    fn write(&self, out: &mut [u8], agreed: &Agreement) {
+        let (header, rest) = out.split_at_mut(HEADER);
+        header.copy_from_slice(self.header.as_bytes());
+        let (digest, padding) = rest.split_at_mut(agreed.header_digest_len());
+        if agreed.header_digest {
+            digest.copy_from_slice(&pdu::digest(header));
+        }
+        padding.fill(0);
+    }
+}
+
 /// Writes a C2HData PDU whose data `fill` provides; its length. Nothing is written if `fill` fails.
 pub(crate) fn c2h_data(
     transmit: &mut Transmit,
@@ -34,34 +70,30 @@ pub(crate) fn c2h_data(
     piece: Piece,
     fill: impl FnOnce(&mut [u8]) -> Result<(), Status>,
 ) -> Result<usize, Status> {
-    let mut header = DataHeader::c2h(piece.cid, piece.offset, piece.len);
-    let hlen = size_of::<DataHeader>();
-    let head = hlen + agreed.header_digest_len();
-    let pdo = head.next_multiple_of(agreed.our_align);
+    let head = Head::new(piece, agreed);
+    let (pdo, plen) = (head.pdo, head.plen);
     let data_end = pdo + piece.len as usize;
-    let plen = data_end + agreed.data_digest_len();
-    header.header.flags = piece.flags;
-    header.header.flags.set(PduFlags::HDGSTF, agreed.header_digest);
-    header.header.flags.set(PduFlags::DDGSTF, agreed.data_digest);
-    header.header.pdo = pdo as u8;
-    header.header.plen = (plen as u32).into();
-
     let pdu = transmit.reserve(plen);
     if let Err(status) = fill(&mut pdu[pdo..data_end]) {
         transmit.give_back(plen);
         return Err(status);
     }
-    pdu[..hlen].copy_from_slice(header.as_bytes());
-    if agreed.header_digest {
-        let digest = pdu::digest(&pdu[..hlen]);
-        pdu[hlen..head].copy_from_slice(&digest);
-    }
-    pdu[head..pdo].fill(0);
+    head.write(&mut pdu[..pdo], agreed);
     if agreed.data_digest {
         let digest = pdu::digest(&pdu[pdo..data_end]);
         pdu[data_end..].copy_from_slice(&digest);
     }
     Ok(plen)
+}
+
+/// Writes a C2HData PDU whose data is zeroes, which are nowhere written.
+fn c2h_zeroes(transmit: &mut Transmit, agreed: &Agreement, piece: Piece) {
+    let head = Head::new(piece, agreed);
+    head.write(transmit.reserve(head.pdo), agreed);
+    transmit.push_zeroes(piece.len as usize);
+    if agreed.data_digest {
+        transmit.push(&pdu::digest_of_zeroes(piece.len as usize));
+    }
 }
 
 impl Core {
@@ -100,7 +132,7 @@ impl Core {
         let most = self.directory.transport.r2t_bytes;
         loop {
             let Some(slot) = self.slots.get(tag) else { return };
-            let total = slot.data.len() as u32;
+            let total = slot.len;
             let outstanding = (slot.requested - slot.received).div_ceil(most);
             if slot.requested == total || outstanding >= agreed.max_r2t {
                 return;
@@ -182,20 +214,15 @@ impl Core {
     ) {
         let Some(agreed) = self.agreed else { return };
         let success = self.may_flag_success(fault);
-        let most = self.directory.transport.c2h_bytes;
         // out of the way, so that `fill` may look at everything else
         let mut transmit = std::mem::take(&mut self.transmit);
-        let mut offset = 0;
         let mut outcome = Ok(());
-        while offset < total && self.end.is_none() {
-            let len = most.min(total - offset);
-            let last = offset + len == total;
-            let mut flags = PduFlags::empty();
-            flags.set(PduFlags::LAST_PDU, last);
-            flags.set(PduFlags::SUCCESS, last && success);
-            let piece = Piece { cid, offset, len, flags };
-            let sent = c2h_data(&mut transmit, &agreed, piece, |out| fill(self, offset, out));
-            match sent {
+        for piece in pieces(cid, total, self.directory.transport.c2h_bytes, success) {
+            if self.end.is_some() {
+                break;
+            }
+            let fill = |out: &mut [u8]| fill(self, piece.offset, out);
+            match c2h_data(&mut transmit, &agreed, piece, fill) {
                 Ok(plen) => {
                     if fault.is_some() {
                         std::mem::swap(&mut self.transmit, &mut transmit);
@@ -208,13 +235,24 @@ impl Core {
                     break;
                 }
             }
-            offset += len;
         }
         self.transmit = transmit;
         match outcome {
             Ok(()) if success && total > 0 => {}
             Ok(()) => self.respond(cid, Status::SUCCESS, 0, fault),
             Err(status) => self.respond(cid, status, 0, fault),
+        }
+    }
+
+    /// Sends `total` zeroes like [`send_pieces`](Self::send_pieces), where no fault is to act on them.
+    pub fn send_zeroes(&mut self, cid: u16, total: u32) {
+        let Some(agreed) = self.agreed else { return };
+        let success = self.may_flag_success(&None);
+        for piece in pieces(cid, total, self.directory.transport.c2h_bytes, success) {
+            c2h_zeroes(&mut self.transmit, &agreed, piece);
+        }
+        if !success || total == 0 {
+            self.respond(cid, Status::SUCCESS, 0, &mut None);
         }
     }
 
@@ -239,6 +277,25 @@ impl Core {
         }
         self.spoil(pdu_type, header.len(), plen, fault);
     }
+}
+
+/// `total` bytes in pieces of at most `most`, the last of which says so, and that the command has succeeded
+/// if `success`.
+fn pieces(cid: u16, total: u32, most: u32, success: bool) -> impl Iterator<Item = Piece> {
+    let mut offset = 0;
+    std::iter::from_fn(move || {
+        let left = total - offset;
+        if left == 0 {
+            return None;
+        }
+        let len = most.min(left);
+        let mut flags = PduFlags::empty();
+        flags.set(PduFlags::LAST_PDU, len == left);
+        flags.set(PduFlags::SUCCESS, len == left && success);
+        let piece = Piece { cid, offset, len, flags };
+        offset += len;
+        Some(piece)
+    })
 }
 
 /// Overwrites what a fault wants overwritten in data that begins at byte `base` of its page.

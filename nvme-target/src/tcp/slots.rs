@@ -11,7 +11,9 @@ use crate::fault::FaultAction;
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub sqe: Sqe,
-    /// The data that the host sends.
+    /// Bytes of data that the host is to send.
+    pub len: u32,
+    /// Room for them, once there is need of it ([`Slots::fetch_buffer`]).
     pub data: Vec<u8>,
     /// Bytes of it received.
     pub received: u32,
@@ -41,7 +43,8 @@ pub(crate) enum Waits {
 pub(crate) struct Slots {
     slots: Vec<Option<Slot>>,
     free: Vec<u16>,
-    /// Buffers of finished commands, so that a steady load allocates nothing.
+    /// Buffers of finished commands, so that a steady load allocates nothing. The last one comes first: it is in
+    /// the processor's cache.
     buffers: Vec<Vec<u8>>,
     /// Bytes of those.
     kept: usize,
@@ -65,12 +68,10 @@ impl Slots {
         fault: Option<Arc<FaultAction>>,
     ) -> Option<u16> {
         self.serial += 1;
-        let mut data = self.buffers.pop().unwrap_or_default();
-        self.kept -= data.capacity();
-        data.resize(len as usize, 0);
         let slot = Slot {
             sqe,
-            data,
+            len,
+            data: Vec::new(),
             received: 0,
             requested: 0,
             damaged: false,
@@ -85,6 +86,19 @@ impl Slots {
         let tag = u16::try_from(self.slots.len()).ok()?;
         self.slots.push(Some(slot));
         Some(tag)
+    }
+
+    /// Gives a command room for its data, unless it has it; not before data is there, for until then a whole queue
+    /// of commands may be waiting.
+    pub fn fetch_buffer(&mut self, tag: u16) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(usize::from(tag))?.as_mut()?;
+        if slot.data.is_empty() {
+            let mut data = self.buffers.pop().unwrap_or_default();
+            self.kept -= data.capacity();
+            data.resize(slot.len as usize, 0);
+            slot.data = data;
+        }
+        Some(slot)
     }
 
     pub fn get(&mut self, tag: u16) -> Option<&mut Slot> {
@@ -112,7 +126,7 @@ impl Slots {
 
     /// Gives a finished command's buffer back.
     pub fn recycle(&mut self, data: Vec<u8>) {
-        if self.kept + data.capacity() <= KEPT_MAX {
+        if data.capacity() > 0 && self.kept + data.capacity() <= KEPT_MAX {
             self.kept += data.capacity();
             self.buffers.push(data);
         }
