@@ -11,6 +11,8 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
+use socket2::SockRef;
+
 /// Bytes of a command capsule without data.
 const CAPSULE: usize = 72;
 
@@ -128,6 +130,8 @@ impl Drop for Floor {
 }
 
 fn ready(socket: TcpStream) -> io::Result<TcpStream> {
+    // As the library and its target do on loopback: nothing is to be paced.
+    SockRef::from(&socket).set_tcp_congestion(b"reno")?;
     socket.set_nodelay(true)?;
     socket.set_nonblocking(true)?;
     Ok(socket)

@@ -27,6 +27,10 @@ pub struct Options {
     /// Longest time that sent data may stay unacknowledged before the operating system ends the
     /// connection (`user_timeout_ms=N`); `None` leaves it to the system's retransmission limit.
     pub user_timeout: Option<Duration>,
+    /// Congestion control of the socket (`congestion=NAME`), one of
+    /// `/proc/sys/net/ipv4/tcp_allowed_congestion_control`. `None` leaves it to the system, but for a
+    /// controller on this machine (a loopback address), where it is one that does not pace.
+    pub congestion: Option<String>,
 }
 
 impl Default for Options {
@@ -40,15 +44,20 @@ impl Default for Options {
             priority: None,
             max_r2t: 1,
             user_timeout: None,
+            congestion: None,
         }
     }
 }
 
 /// The parameters, for messages.
-const KNOWN: &str = "hdgst, ddgst, host_traddr, host_iface, tos, priority, maxr2t, user_timeout_ms";
+const KNOWN: &str = "hdgst, ddgst, host_traddr, host_iface, tos, priority, maxr2t, user_timeout_ms, \
+                     congestion";
 
 /// Longest name of a network interface, in bytes (`IFNAMSIZ` with its NUL is 16).
 const IFACE_MAX: usize = 15;
+
+/// Longest name of a congestion control, in bytes (`TCP_CA_NAME_MAX` with its NUL is 16).
+const CONGESTION_MAX: usize = 15;
 
 impl Options {
     /// Replaces what the query of a URL names.
@@ -96,6 +105,12 @@ impl Options {
                 let ms = value.parse::<u32>().ok().filter(|n| (1..=i32::MAX as u32).contains(n));
                 let ms = ms.ok_or_else(|| bad("a number of milliseconds from 1 on"))?;
                 self.user_timeout = Some(Duration::from_millis(ms.into()));
+            }
+            "congestion" => {
+                if value.is_empty() || value.len() > CONGESTION_MAX {
+                    return Err(bad("the name of a congestion control, 1 to 15 bytes"));
+                }
+                self.congestion = Some(value.to_owned());
             }
             _ => return Err(format!("unknown parameter `{name}`; known are {KNOWN}")),
         }

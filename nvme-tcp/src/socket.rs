@@ -256,6 +256,7 @@ fn start(to: SocketAddr, options: &Options) -> Result<Socket, String> {
     socket.set_tcp_nodelay(true).map_err(doing("setting TCP_NODELAY"))?;
     // What is unsent when the socket is closed belongs to commands that have been given up.
     socket.set_linger(Some(Duration::ZERO)).map_err(doing("setting SO_LINGER"))?;
+    set_congestion(&socket, to, options.congestion.as_deref())?;
     if let Some(priority) = options.priority {
         socket.set_priority(priority).map_err(doing("setting the priority"))?;
     }
@@ -286,5 +287,53 @@ fn start(to: SocketAddr, options: &Options) -> Result<Socket, String> {
             Ok(socket)
         }
         Err(e) => Err(e.to_string()),
+    }
+}
+
+/// A way to control congestion that does not pace what is sent; every kernel has it, and every program
+/// may choose it.
+const UNPACED: &str = "reno";
+
+/// Chooses how the socket controls congestion. Within this machine there is no path whose rate could be
+/// found out: where the system's choice is `bbr`, its estimate of one stays low for seconds after a
+/// receiver was slow once, and a timer holds back what could be sent.
+fn set_congestion(socket: &Socket, to: SocketAddr, asked: Option<&str>) -> Result<(), String> {
+    match asked {
+        Some(name) => socket
+            .set_tcp_congestion(name.as_bytes())
+            .map_err(|e| format!("setting congestion control {name}: {e}")),
+        None => {
+            if to.ip().is_loopback() {
+                // Otherwise it is as the system has chosen, which is slower and no error.
+                let _ = socket.set_tcp_congestion(UNPACED.as_bytes());
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn congestion(options: &Options) -> Result<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
+        let to = listener.local_addr().map_err(|e| e.to_string())?;
+        let name = start(to, options)?.tcp_congestion().map_err(|e| e.to_string())?;
+        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    }
+
+    #[test]
+    fn nothing_is_paced_on_loopback_unless_that_is_asked_for() {
+        assert_eq!(congestion(&Options::default()).as_deref(), Ok(UNPACED));
+        let file = "/proc/sys/net/ipv4/tcp_congestion_control";
+        let system = std::fs::read_to_string(file).unwrap().trim().to_owned();
+        let asked = Options { congestion: Some(system.clone()), ..Options::default() };
+        assert_eq!(congestion(&asked), Ok(system));
+        let unknown = Options { congestion: Some("no-such-one".to_owned()), ..Options::default() };
+        let error = congestion(&unknown).unwrap_err();
+        assert!(error.starts_with("setting congestion control no-such-one: "), "{error}");
     }
 }

@@ -183,12 +183,13 @@ mod tests {
         let defaults = Options { data_digest: true, max_r2t: 4, ..Options::default() };
         let url = format!(
             "tcp://192.0.2.7/{NQN}?hdgst=1&host_traddr=192.0.2.1&host_iface=eth0&tos=184\
-             &priority=6&user_timeout_ms=5000"
+             &priority=6&user_timeout_ms=5000&congestion=reno"
         );
         let o = parse(&url, &defaults).unwrap().options;
         assert!(o.header_digest && o.data_digest);
         assert_eq!(o.host_traddr, Some("192.0.2.1".parse().unwrap()));
         assert_eq!(o.host_iface.as_deref(), Some("eth0"));
+        assert_eq!(o.congestion.as_deref(), Some("reno"));
         assert_eq!((o.tos, o.priority, o.max_r2t), (Some(184), Some(6), 4));
         assert_eq!(o.user_timeout, Some(std::time::Duration::from_secs(5)));
         let o = parse(&format!("tcp://[::1]/{NQN}?ddgst=0&maxr2t=16&host_traddr=[::1]"), &defaults);
@@ -234,6 +235,8 @@ mod tests {
             ("tcp://192.0.2.7/?host_traddr=::1", "different families"),
             ("tcp://192.0.2.7/?host_iface=", "name of a network interface"),
             ("tcp://192.0.2.7/?user_timeout_ms=0", "milliseconds"),
+            ("tcp://192.0.2.7/?congestion=", "name of a congestion control"),
+            ("tcp://192.0.2.7/?congestion=sixteen-is-a-lot", "1 to 15 bytes"),
         ] {
             let got = reason(url);
             assert!(got.contains(want), "{url}: {got}");

@@ -1,0 +1,121 @@
+//! What part of what bare sockets do is left with the protocol: short runs of both, in turn, because
+//! loopback is fast for one connection and slow for the next, whatever the program does.
+//!
+//! `floor_ratio [SECONDS [RUNS [SHAPE…]]]`, where a shape is `read|write:BYTES:DEPTH[:QUERY]` and the
+//! query, such as `hdgst=1&ddgst=1`, is the library's URL's. Prints a table.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nvme_host_benches::floor::{Floor, Shape};
+use nvme_host_benches::{Rig, target};
+use nvme_mpath::IoOp;
+
+/// What is measured unless told otherwise.
+const SHAPES: &[&str] = &[
+    "read:4096:1",
+    "read:4096:32",
+    "read:4096:128",
+    "write:4096:1",
+    "write:4096:32",
+    "write:4096:128",
+    "read:131072:1",
+    "read:131072:32",
+    "read:131072:128",
+    "write:131072:1",
+    "write:131072:32",
+    "write:131072:128",
+    "read:131072:32:hdgst=1&ddgst=1",
+    "write:131072:32:hdgst=1&ddgst=1",
+];
+
+/// Before each run, so that windows and buffers have grown.
+const WARMUP: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let seconds = args.first().map_or(Some(0.5), |text| text.parse().ok());
+    let runs = args.get(1).map_or(Some(7), |text| text.parse().ok());
+    let (Some(seconds), Some(runs)) = (seconds, runs) else { return usage() };
+    let time = Duration::from_secs_f64(seconds);
+    let shapes: Vec<&str> = match args.get(2..) {
+        Some(shapes) if !shapes.is_empty() => shapes.iter().map(String::as_str).collect(),
+        _ => SHAPES.to_vec(),
+    };
+    println!(
+        "| shape | sockets: median, most | library: median, most | ratio of medians, of most |"
+    );
+    println!("| --- | --- | --- | --- |");
+    for text in shapes {
+        let Some((shape, query)) = shape(text) else { return usage() };
+        let (mut floor, mut library) = (Vec::new(), Vec::new());
+        for _ in 0..runs {
+            floor.push(of_sockets(shape, time));
+            library.push(of_library(shape, query, time));
+        }
+        let ((fm, fx), (lm, lx)) = (summary(floor), summary(library));
+        println!(
+            "| {text} | {fm:.0}, {fx:.0} | {lm:.0}, {lx:.0} | {:.2}, {:.2} |",
+            lm / fm,
+            lx / fx
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+fn shape(text: &str) -> Option<(Shape, &str)> {
+    let mut words = text.splitn(4, ':');
+    let write = match words.next()? {
+        "read" => false,
+        "write" => true,
+        _ => return None,
+    };
+    let bytes = words.next()?.parse().ok()?;
+    let depth = words.next()?.parse().ok()?;
+    Some((Shape { write, bytes, depth }, words.next().unwrap_or_default()))
+}
+
+/// Requests a second of the library, on a target and a connection of its own.
+fn of_library(shape: Shape, query: &str, time: Duration) -> f64 {
+    let target = target(1);
+    let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+    let mut rig = Rig::on(&target, 1, &query);
+    let op = if shape.write { IoOp::Write } else { IoOp::Read };
+    rate(shape, time, |count| rig.run(op, shape.bytes, shape.depth, count))
+}
+
+/// Requests a second of bare sockets, new ones.
+fn of_sockets(shape: Shape, time: Duration) -> f64 {
+    let mut floor = Floor::new(shape).expect("sockets on loopback");
+    rate(shape, time, |count| {
+        floor.run(count, |_| {}).expect("sockets on loopback");
+    })
+}
+
+/// Requests a second of what does as many as it is told.
+fn rate(shape: Shape, time: Duration, mut run: impl FnMut(u64)) -> f64 {
+    // So many at once that looking at the clock costs nothing, and that the pipe does not run empty often.
+    let batch = shape.depth as u64 * (1 << 20 >> shape.bytes.ilog2()).clamp(16, 256);
+    let mut go = |limit| {
+        let (since, mut ended) = (Instant::now(), 0);
+        while since.elapsed() < limit {
+            run(batch);
+            ended += batch;
+        }
+        ended as f64 / since.elapsed().as_secs_f64()
+    };
+    go(WARMUP);
+    go(time)
+}
+
+fn summary(mut rates: Vec<f64>) -> (f64, f64) {
+    rates.sort_by(f64::total_cmp);
+    (rates[rates.len() / 2], rates.last().copied().unwrap_or_default())
+}
+
+fn usage() -> ExitCode {
+    eprintln!("floor_ratio [SECONDS [RUNS [read|write:BYTES:DEPTH[:QUERY]...]]]");
+    ExitCode::from(2)
+}
