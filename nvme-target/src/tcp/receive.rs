@@ -21,7 +21,7 @@ const DIRECT_MIN: usize = 32 << 10;
 /// Bytes taken into the buffer at once while such data comes, so that little of it is copied.
 const BESIDE_DIRECT: usize = 4 << 10;
 /// Answers pending at which a connection sends before it takes further commands.
-const SEND_FIRST: usize = 256 << 10;
+const SEND_FIRST: usize = 1 << 20;
 
 /// Why parsing stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
