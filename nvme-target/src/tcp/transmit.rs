@@ -61,6 +61,7 @@ impl Transmit {
     fn make_room(&mut self, len: usize) {
         self.buf.copy_within(self.head..self.tail, 0);
         self.zeroes.iter_mut().for_each(|z| z.at -= self.head);
+
         self.tail -= self.head;
         self.head = 0;
         let need = self.tail + len;
@@ -224,7 +225,8 @@ mod tests {
             let mut transmit = Transmit::default();
             let mut want = Vec::new();
             for round in 0..60usize {
-                let header = [round as u8 + 1; 24];
+                // With 60 of the long ones what is pending is moved to the front of the buffer.
+                let header = vec![round as u8 + 1; if width < 1000 { 24 } else { 2400 }];
                 let zeroes = [0, 1, 512, 4096, 66_000][round % 5] / if width < 24 { 64 } else { 1 };
                 transmit.push(&header);
                 transmit.push_zeroes(zeroes);
