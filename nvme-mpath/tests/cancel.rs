@@ -132,6 +132,54 @@ fn a_cancelled_request_is_not_retried() {
 }
 
 #[test]
+fn an_abort_that_is_not_answered_costs_nobody_else_the_path() {
+    let mut bench = Bench::new();
+    let a = bench.connect("a");
+    let head = bench.head(1).unwrap();
+    bench.world.port("a", |a| (a.io, a.abort) = (Io::Hold, Abort::Silent));
+    bench.write(&head, 1, 1);
+    bench.write(&head, 2, 2);
+    bench.settle();
+    bench.channel.cancel(1);
+    bench.run(20 * SECOND);
+    assert_eq!(bench.world.port("a", |a| a.aborts), 1);
+    assert!(bench.done.is_empty(), "{:?}", bench.done);
+    bench.world.port("a", |a| a.io = Io::Answer);
+    bench.world.release("a", Status::SUCCESS);
+    bench.settle();
+    assert!(bench.done.len() == 2 && bench.done.iter().all(|d| d.result.is_ok()));
+    bench.run(600 * SECOND);
+    assert_eq!((a.state(), head.stats().failovers), (State::Live, 0));
+    assert_eq!(bench.world.port("a", |a| a.attempts), 1);
+    let trouble = |e: &Event| {
+        matches!(
+            e,
+            Event::CommandOverdue { .. } | Event::PathDown { .. } | Event::ControllerFailed { .. }
+        )
+    };
+    assert_eq!(bench.count(trouble), 0, "{:?}", bench.log);
+}
+
+#[test]
+fn a_controller_that_answers_neither_the_abort_nor_the_request_is_reset() {
+    for acl in [0, 3] {
+        let mut bench = Bench::new();
+        bench.connect("a");
+        let head = bench.head(1).unwrap();
+        bench.world.port("a", |a| (a.io, a.abort, a.acl) = (Io::Hold, Abort::Silent, acl));
+        bench.write(&head, 1, 1);
+        bench.settle();
+        bench.channel.cancel(1);
+        bench.run(29 * SECOND);
+        assert_eq!((bench.done.len(), bench.world.port("a", |a| a.attempts)), (0, 1));
+        // The time limit of requests, and that of an Abort.
+        bench.run(8 * SECOND);
+        assert!(is_cancelled(&bench.one().result.unwrap_err()), "ACL {acl}");
+        assert_eq!(bench.world.port("a", |a| a.attempts), 2);
+    }
+}
+
+#[test]
 fn the_outcome_of_a_write_whose_connection_was_lost_is_open() {
     let mut bench = Bench::new();
     bench.host.set_delayed_removal(DelayedRemoval::after(Window::Forever));

@@ -54,7 +54,9 @@ impl Controller {
         self.request_abort(now, Target { qid, cid, told: true }, limit);
     }
 
-    /// The same for a command that nobody wants any more, although it is not late: nothing is told.
+    /// The same for a command that nobody wants any more, although it is not late: nothing is told, and
+    /// nothing follows if this is not answered, but that the controller has one Abort less to give.
+    /// `limit`: how long it may wait for others to be answered.
     pub fn abort_unwanted(&mut self, now: Instant, qid: u16, cid: u16, limit: Duration) {
         self.request_abort(now, Target { qid, cid, told: false }, limit);
     }

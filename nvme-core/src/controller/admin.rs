@@ -244,9 +244,11 @@ impl Controller {
     fn submit(&mut self, now: Instant, qid: u16, command: Waiting) {
         let Waiting { sqe, data, purpose, limit } = command;
         let tag = self.admin.new_tag();
-        // An event request is answered when something happens, be it never.
+        // An event request is answered when something happens, be it never; and an Abort for the
+        // sake of somebody who changed his mind is no test of the controller's health: other commands
+        // are, the one that is to be aborted among them.
         let deadline = match purpose {
-            Purpose::EventRequest => Instant::NEVER,
+            Purpose::EventRequest | Purpose::Abort(Target { told: false, .. }) => Instant::NEVER,
             _ => now + limit,
         };
         let in_flight = InFlight { qid, purpose, submitted: now, deadline, limit, overdue: false };

@@ -15,8 +15,10 @@ impl Channel {
     /// controller is asked to abort it (`NVMe 2.1 §5.1.1`), unless
     /// [`on_timeout`](crate::ControllerOptions::on_timeout) wants no Abort, or more than 64 wait for
     /// one. If it does, the request is cancelled; if it had done it, or does not care, the request ends
-    /// as it did; in no case is it sent again. The end comes at the latest after
-    /// [`io_timeout`](crate::ChannelOptions::io_timeout), when the controller is reset. A write that
+    /// as it did; in no case is it sent again. If the controller does not answer the Abort, nothing
+    /// follows from that: requests of others on the same path go on. The end comes at the latest when
+    /// the request itself is late, as for any other
+    /// ([`io_timeout`](crate::ChannelOptions::io_timeout)). A write that
     /// was cancelled while its outcome was open, or aborted, which may be in the middle of it, says so:
     /// [`IoCompletion::uncertain`](crate::IoCompletion::uncertain).
     pub fn cancel(&mut self, user_data: u64) -> usize {
