@@ -70,10 +70,13 @@ pub enum IoError {
         /// The head.
         head: String,
     },
-    /// No usable path moves so much with one command, although
+    /// No path of the head moves so much with one command, although
     /// [`Geometry::max_transfer`](crate::Geometry::max_transfer) allowed it when it was submitted:
-    /// one that could has gone, or there is less memory for copies than that.
-    #[error("{head}: {len} bytes are more than one command can move on any usable path")]
+    /// the one that could has left, or I/O does not wait for it any more
+    /// ([`fast_io_fail_tmo`](crate::ControllerOptions::fast_io_fail_tmo),
+    /// [`Head::set_fail_if_no_path`](crate::Head::set_fail_if_no_path)), or there is less memory for
+    /// copies than that. While such a path is only away, the request waits for it.
+    #[error("{head}: {len} bytes are more than one command can move on any path that there is")]
     TooLarge {
         /// The head.
         head: String,

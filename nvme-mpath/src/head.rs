@@ -436,7 +436,8 @@ impl Head {
                 Phase::Live if awaited || inner.windows.outlasts() => NoPath::Park,
                 Phase::Live => NoPath::Fail,
             };
-            let more_may_come = inner.paths.iter().any(|p| p.awaited && !p.usable());
+            let later = inner.paths.iter().filter(|p| p.awaited && !p.usable());
+            let later_transfer = later.map(|p| p.max_transfer).max();
             self.view.publish(HeadView {
                 geometry,
                 layout: geometry.layout(),
@@ -444,7 +445,8 @@ impl Head {
                 policy,
                 hedge,
                 no_path,
-                more_may_come,
+                more_may_come: later_transfer.is_some(),
+                later_transfer: later_transfer.unwrap_or(0),
             });
         });
     }
@@ -485,6 +487,7 @@ fn path_view(p: &Path, choice: &Choice) -> PathView {
         preferred: choice.preferred == Some(p.controller),
         numa_node: p.numa_node,
         retry_delays: p.retry_delays,
+        max_transfer: p.max_transfer,
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct PathView {
     pub(crate) numa_node: Option<u32>,
     /// Delays for the status field's CRD values 1 to 3.
     pub(crate) retry_delays: [Duration; 3],
+    /// Most bytes that one command moves on it (MDTS, and what the transport can do).
+    pub(crate) max_transfer: usize,
 }
 
 /// What becomes of a request when no path can be used.
@@ -48,7 +50,11 @@ pub struct Geometry {
     /// Size in logical blocks.
     pub blocks: u64,
     /// Most bytes that the buffer of one request can have, a multiple of
-    /// [`buffer_block`](Self::buffer_block); the least of all paths. Metadata beside it comes on top.
+    /// [`buffer_block`](Self::buffer_block). Metadata beside it comes on top. It is the least of all
+    /// paths that the head has, those that cannot be used at the moment included, so that a request
+    /// of this size fits whichever path comes next; it may become less when a path joins, and more
+    /// when one leaves. A request that was accepted before it became less goes to a path that takes
+    /// it, and waits for one as for any path; see [`IoError::TooLarge`](crate::IoError::TooLarge).
     pub max_transfer: usize,
     /// Writes are refused.
     pub read_only: bool,
@@ -103,6 +109,8 @@ pub(crate) struct HeadView {
     pub(crate) no_path: NoPath,
     /// There are paths that cannot be used now and may be usable later.
     pub(crate) more_may_come: bool,
+    /// Most bytes that one command moves on any of those; 0 if there is none.
+    pub(crate) later_transfer: usize,
 }
 
 /// Where the current [`HeadView`] is found.

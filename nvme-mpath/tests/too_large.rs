@@ -10,7 +10,7 @@ use fake::{Bench, Io, quiet};
 use nvme_core::controller::State;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
-use nvme_mpath::{Event, Head, IoError, IoRequest, PathPolicy};
+use nvme_mpath::{ControllerOptions, Event, Head, IoError, IoRequest, PathPolicy, SubmitReason};
 
 const SMALL: usize = 4096;
 const LARGE: usize = 65536;
@@ -149,17 +149,121 @@ fn it_waits_for_room_on_the_path_that_can_move_it() {
 }
 
 #[test]
-fn one_that_was_sent_on_a_path_that_is_lost_and_fits_on_no_other_fails() {
-    let (mut bench, head) = uneven();
+fn one_that_was_sent_on_a_path_that_is_lost_waits_for_it_and_fails_when_it_is_given_up() {
+    let mut bench = Bench::new();
+    bench.world.port("a", |a| a.most = SMALL);
+    bench.connect("a");
+    let mut impatient = quiet();
+    impatient.ctrl_loss_tmo = Some(Duration::from_secs(5));
+    bench.connect_with("b", impatient);
+    let head = bench.head(1).unwrap();
     bench.world.port("b", |b| b.io = Io::Hold);
     write(&mut bench, &head, 1, LARGE);
     bench.settle();
     assert_eq!(bench.world.held("b"), 1);
     bench.world.pull("b");
-    bench.settle();
-    bench.run(Duration::from_secs(1));
+    bench.run(Duration::from_secs(3));
+    assert_eq!((bench.done.len(), bench.channel.parked()), (0, 1));
+    bench.run(Duration::from_secs(3));
     let done = bench.one();
     assert!(matches!(done.result, Err(e) if matches!(*e, IoError::TooLarge { .. })));
     assert!(done.uncertain, "it may have been executed on the path that was lost");
     assert_eq!(bench.host.controllers()[0].state(), State::Live);
+}
+
+/// MDTS of 8 KiB and of 64 KiB.
+const MDTS: (u8, u8) = (1, 4);
+
+/// Two paths whose controllers tell how much they move at once; `b`, which moves [`LARGE`], has a request
+/// of that size, accepted before `a`, which does not, was there.
+fn outgrown(options: ControllerOptions, limit: Option<Duration>) -> (Bench, Arc<Head>) {
+    let mut bench = Bench::new();
+    bench.world.port("a", |a| (a.mdts, a.ana) = (MDTS.0, Some([(1, 1)].into())));
+    bench.world.port("b", |b| (b.mdts, b.ana) = (MDTS.1, Some([(1, 1)].into())));
+    bench.connect_with("b", options);
+    let head = bench.head(1).unwrap();
+    assert_eq!(head.geometry().max_transfer, LARGE);
+    bench.world.port("b", |b| b.io = Io::Hold);
+    let request = IoRequest::write(0, vec![1; LARGE].into(), 1);
+    let request = limit.into_iter().fold(request, IoRequest::timeout);
+    bench.channel.submit(&head, request).unwrap();
+    bench.settle();
+    bench.connect("a");
+    // What the head takes is what each of its paths does, those that are away included.
+    assert_eq!(head.geometry().max_transfer, 4096 << MDTS.0);
+    let refused = bench.channel.submit(&head, IoRequest::write(0, vec![2; LARGE].into(), 2));
+    let reason = refused.unwrap_err().reason;
+    assert_eq!(reason, SubmitReason::TooLarge { len: LARGE, max: 4096 << MDTS.0 });
+    assert_eq!(bench.world.held("b"), 1);
+    (bench, head)
+}
+
+#[test]
+fn one_that_the_other_path_does_not_take_waits_for_the_one_that_does() {
+    let (mut bench, head) = outgrown(quiet(), None);
+    bench.world.pull("b");
+    bench.run(Duration::from_secs(30));
+    assert_eq!((bench.done.len(), bench.channel.parked()), (0, 1), "{:?}", bench.done);
+    assert_eq!(head.geometry().max_transfer, 4096 << MDTS.0);
+    // The others go on meanwhile.
+    write(&mut bench, &head, 3, SMALL);
+    bench.settle();
+    assert_eq!(bench.one().result, Ok(()));
+    assert_eq!(executed(&bench, "a"), 1);
+    bench.world.port("b", |b| b.io = Io::Answer);
+    bench.world.plug("b");
+    bench.run(Duration::from_secs(30));
+    assert_eq!(bench.one().result, Ok(()));
+    assert_eq!((executed(&bench, "a"), executed(&bench, "b")), (0, 1));
+}
+
+#[test]
+fn it_waits_for_a_path_that_is_not_accessible_at_the_moment() {
+    let (mut bench, _head) = outgrown(quiet(), None);
+    bench.world.ana("b", 1, 3);
+    bench.settle();
+    bench.world.release("b", Status::ANA_INACCESSIBLE);
+    bench.run(Duration::from_secs(10));
+    assert_eq!((bench.done.len(), bench.channel.parked()), (0, 1), "{:?}", bench.done);
+    bench.world.port("b", |b| b.io = Io::Answer);
+    bench.world.ana("b", 1, 2);
+    bench.settle();
+    assert_eq!(bench.one().result, Ok(()));
+    assert_eq!((executed(&bench, "a"), executed(&bench, "b")), (0, 1));
+}
+
+#[test]
+fn it_waits_no_longer_than_for_any_path() {
+    let second = Duration::from_secs(1);
+    let mut given_up = quiet();
+    given_up.ctrl_loss_tmo = Some(5 * second);
+    let mut fails_fast = quiet();
+    fails_fast.fast_io_fail_tmo = Some(5 * second);
+    for (options, limit, expired) in
+        [(given_up, None, false), (fails_fast, None, false), (quiet(), Some(8 * second), true)]
+    {
+        let (mut bench, head) = outgrown(options, limit);
+        bench.world.pull("b");
+        bench.run(3 * second);
+        assert_eq!((bench.done.len(), bench.channel.parked()), (0, 1), "{:?}", bench.done);
+        bench.run(10 * second);
+        let done = bench.one();
+        let Err(error) = done.result else { panic!("nobody took it") };
+        match *error {
+            IoError::TooLarge { len: LARGE, .. } => assert!(!expired),
+            IoError::Expired { .. } => assert!(expired),
+            other => panic!("{other}"),
+        }
+        assert_eq!((executed(&bench, "a"), bench.channel.parked()), (0, 0));
+        drop(head);
+    }
+}
+
+#[test]
+fn it_does_not_wait_where_the_program_does_not_want_to() {
+    let (mut bench, head) = outgrown(quiet(), None);
+    head.set_fail_if_no_path(true);
+    bench.world.pull("b");
+    bench.settle();
+    assert!(matches!(bench.one().result, Err(e) if matches!(*e, IoError::TooLarge { .. })));
 }

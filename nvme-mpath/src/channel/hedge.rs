@@ -288,8 +288,11 @@ impl Channel {
         };
         let (Some(op), slba) = (block_op(entry, lane.nsid), entry.slba) else { return false };
         let Some(Timing { kind, .. }) = self.slab.timing(at) else { return false };
-        let Some(place) = self.hedges.free.pop() else { return false };
         let len = entry.blocks as usize * entry.layout.buffer_block();
+        if known.view.paths[lane.path as usize].max_transfer < len {
+            return false;
+        }
+        let Some(place) = self.hedges.free.pop() else { return false };
         let Some(buffer) = self.hedges.take(len) else {
             self.hedges.free.push(place);
             return false;

@@ -16,6 +16,7 @@ use super::queues::Queues;
 use super::slab::{Entry, Flags, Place, Timing};
 use crate::error::IoOp;
 use crate::ids::AssociationId;
+use crate::view::{HeadView, NoPath};
 
 /// The opcodes of requests about a number of blocks, by their operations; 0 for others. A table, for
 /// it is quicker than jumps.
@@ -145,6 +146,18 @@ impl Unfit {
         self.associations.push(association);
         self.why.get_or_insert(why);
     }
+
+    /// Adds the paths that move less than `len` bytes at once: a request that is larger than the head
+    /// allows now was accepted when it allowed more. Their controllers would refuse it for good, and
+    /// not all transports look before they send.
+    #[cold]
+    fn add_small_paths(&mut self, view: &HeadView, len: usize) {
+        for path in view.paths.iter().filter(|p| p.max_transfer < len) {
+            if !self.associations.contains(&path.association) {
+                self.add(path.association, Hopeless::TooLarge);
+            }
+        }
+    }
 }
 
 impl Channel {
@@ -168,14 +181,18 @@ impl Channel {
     /// Tries to send a request whose data is in its entry.
     fn try_send(&mut self, at: u32, mut unfit: Unfit) -> Sent {
         loop {
+            let known = &mut self.heads[self.slab[at].head];
+            known.refresh(&self.queues);
+            let len = self.slab[at].data.len();
+            if len > known.view.geometry.max_transfer {
+                unfit.add_small_paths(&known.view, len);
+            }
             let shunned = self.slab.past(at).shunned;
             let around = match (shunned, &*unfit.associations) {
                 (None, []) => Vec::new(),
                 (_, unfit) => unfit.iter().copied().chain(shunned).collect(),
             };
             let entry = &mut self.slab[at];
-            let known = &mut self.heads[entry.head];
-            known.refresh(&self.queues);
             if known.layout != entry.layout && entry.op != IoOp::Flush {
                 self.parked.hopeless.push((at, Hopeless::Formatted));
                 return Sent::Yes;
@@ -193,7 +210,7 @@ impl Channel {
                     self.sent(at, timed, load);
                     return Sent::Yes;
                 }
-                Err(unsent) => match self.put_back(at, data, &unsent, unfit.why) {
+                Err(unsent) => match self.put_back(at, data, &unsent, &unfit) {
                     Sent::Again => {}
                     // Another path's may.
                     Sent::Unfit(association, why) => unfit.add(association, why),
@@ -243,7 +260,7 @@ impl Channel {
     #[cold]
     pub(super) fn send_later(&mut self, at: u32, data: &mut Data, unsent: &Unsent) {
         let mut unfit = Unfit::default();
-        let sent = match self.put_back(at, std::mem::take(data), unsent, None) {
+        let sent = match self.put_back(at, std::mem::take(data), unsent, &unfit) {
             Sent::Unfit(association, why) => {
                 unfit.add(association, why);
                 self.try_send(at, unfit)
@@ -256,9 +273,26 @@ impl Channel {
         }
     }
 
-    /// A request could not be put into a queue. `unfit`: others could never take it, for this reason.
+    /// Whether a path takes a request that is too large for those on `unfit`, or will, once what is in
+    /// its way is over: it is away, or inaccessible, or its queue is not there yet. Where the program
+    /// does not want to wait for paths, only the last is waited for.
     #[cold]
-    fn put_back(&mut self, at: u32, data: Data, why: &Unsent, unfit: Option<Hopeless>) -> Sent {
+    fn will_fit(&self, at: u32, unfit: &Unfit) -> bool {
+        let entry = &self.slab[at];
+        let (view, len) = (&self.heads[entry.head].view, entry.data.len());
+        if !matches!(unfit.why, Some(Hopeless::TooLarge)) || self.passthrough.once(entry, at) {
+            return false;
+        }
+        let soon = view.paths.iter().any(|path| {
+            let able = path.max_transfer >= len && !unfit.associations.contains(&path.association);
+            able && self.queues.refused(path.association).is_none()
+        });
+        soon || (view.no_path == NoPath::Park && view.later_transfer >= len)
+    }
+
+    /// A request could not be put into a queue. `unfit`: others could never take it, for a reason.
+    #[cold]
+    fn put_back(&mut self, at: u32, data: Data, why: &Unsent, unfit: &Unfit) -> Sent {
         self.slab[at].data = data;
         let association =
             |queues: &mut Queues, lane: Lane| queues.at(lane.queue as usize).association;
@@ -286,9 +320,9 @@ impl Channel {
                 return Sent::Again;
             }
             Unsent::NoLane(NoLane::Refused { granted }) => Hopeless::NoQueue { granted },
-            Unsent::NoLane(NoLane::None) => match unfit {
-                Some(why) => why,
-                None => {
+            Unsent::NoLane(NoLane::None) => match unfit.why {
+                Some(why) if !self.will_fit(at, unfit) => why,
+                _ => {
                     self.park(at);
                     return Sent::Yes;
                 }

@@ -309,6 +309,7 @@ impl Control {
             hedge: None,
             no_path,
             more_may_come,
+            later_transfer: geometry.max_transfer,
         };
         let head = Arc::new(Head {
             index,

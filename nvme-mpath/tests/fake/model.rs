@@ -1,7 +1,7 @@
 //! What the controllers are made of: ports that a test changes at will.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nvme_core::nqn::{Nqn, Uuid};
@@ -76,6 +76,10 @@ pub struct Port {
     pub io: Io,
     /// Most bytes that its I/O queues take with one command; nobody is told.
     pub most: usize,
+    /// Its queues have descriptors, as a socket's does; answers come within the call that sends.
+    pub descriptors: bool,
+    /// MDTS, which is kept to: what is larger is refused for good.
+    pub mdts: u8,
     /// Command Quiesce Time in milliseconds.
     pub cqt: u16,
     /// Cross-controller resets that the controller takes at once; 0: it and its like know of none.
@@ -129,6 +133,8 @@ impl Port {
             granted: 16,
             io: Io::Answer,
             most: usize::MAX,
+            descriptors: false,
+            mdts: 0,
             cqt: 0,
             ccrl: 0,
             slow_reset: false,
@@ -215,6 +221,8 @@ impl Link {
 pub struct World {
     sessions: AtomicU16,
     clock: Arc<TestClock>,
+    /// Times that a queue was asked when it is to be polled.
+    pub asked: AtomicUsize,
     /// Controllers that others have reset.
     reset: Mutex<BTreeSet<u16>>,
     ports: Mutex<BTreeMap<String, Port>>,
@@ -237,6 +245,7 @@ impl World {
         Arc::new(Self {
             sessions: AtomicU16::new(1),
             clock,
+            asked: AtomicUsize::new(0),
             reset: Mutex::default(),
             ports: Mutex::default(),
         })
@@ -501,6 +510,9 @@ fn cirn(cntlid: u16) -> u64 {
 }
 
 fn io(port: &mut Port, wire: &mut Wire, command: &mut InFlight, tag: Tag) -> Option<(Status, u64)> {
+    if port.mdts != 0 && command.data.len() > 4096 << port.mdts {
+        return Some((Status::INVALID_FIELD.with_dnr(), 0));
+    }
     match port.io {
         Io::Hold => {
             wire.held.insert(tag);
@@ -662,6 +674,7 @@ fn identify(
             c.subnqn = Nqn::new(port.subnqn).unwrap().to_field();
             c.kas = 10.into();
             c.acl = port.acl;
+            c.mdts = port.mdts;
             c.ioccsz = (4 + 8192 / 16).into();
             c.iorcsz = 1.into();
             c.sgls = 1.into();

@@ -8,5 +8,6 @@ mod namespaces;
 mod passthrough;
 mod paths;
 mod queues;
+mod sizes;
 mod statuses;
 mod wire;
