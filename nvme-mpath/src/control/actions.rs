@@ -181,8 +181,9 @@ impl Control {
 
     /// Polls the queues that have something to say, until none has.
     pub(super) fn poll_queues(&mut self, now: Instant) {
-        for (at, slot) in self.slots.iter().enumerate() {
-            let Some(slot) = slot else { continue };
+        self.slots.settle(now);
+        for at in self.slots.due(now) {
+            let Some(slot) = &self.slots[at] else { continue };
             for q in &slot.queues {
                 let due = q.queue.deadline().is_some_and(|d| d <= now);
                 if due || q.registered.is_none() || q.queue.has_pending_work() {
@@ -206,6 +207,9 @@ impl Control {
         let status = own.queue.poll(now, &mut completions);
         let newly_ready = matches!(status, QueueStatus::Ready) && !own.told_ready;
         own.told_ready |= newly_ready;
+        if newly_ready && let Some(queue) = own.queue.successor() {
+            own.queue = queue;
+        }
         let setup = own.queue.setup();
         for completion in completions {
             slot.machine.completion(now, qid, completion);
@@ -422,15 +426,13 @@ impl Control {
     fn refuse_duplicate(&mut self, at: usize, now: Instant) {
         let identity = |s: &Slot| s.info.as_ref().map(|i| (i.subnqn.clone(), i.cntlid));
         let Some(own) = self.slots[at].as_ref().and_then(identity) else { return };
-        let others = self.slots.iter().enumerate().filter(|(i, _)| *i != at);
-        let live = others.filter_map(|(_, s)| s.as_ref());
-        let mut live = live.filter(|s| s.machine.state() == State::Live);
-        let twin = live.find(|s| identity(s).as_ref() == Some(&own));
-        let Some(reason) = twin.map(|twin| {
-            format!("controller ID {} is that of {} already", own.1, twin.status.address)
-        }) else {
-            return;
+        let is_twin = |s: &&Slot| {
+            let other = s.id.slot as usize != at && s.machine.state() == State::Live;
+            other && identity(s).as_ref() == Some(&own)
         };
+        let twin = self.slots.iter().flatten().find(is_twin).map(|s| Arc::clone(&s.status.address));
+        let Some(twin) = twin else { return };
+        let reason = format!("controller ID {} is that of {twin} already", own.1);
         // A discovery controller is nobody's path, and its identifier of no consequence.
         if !own.0.is_discovery()
             && let Some(slot) = self.slots[at].as_mut()

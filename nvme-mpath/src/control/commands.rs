@@ -130,10 +130,7 @@ impl Control {
             self.shared.controllers.lock().remove(&status.id);
             return;
         }
-        let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
-        if at == self.slots.len() {
-            self.slots.push(None);
-        }
+        let at = self.slots.vacancy();
         self.by_id.insert(status.id, at);
         let machine = self.machine(&status, &*endpoint, &options, now);
         self.slots[at] = Some(Slot {

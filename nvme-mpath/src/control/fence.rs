@@ -135,8 +135,10 @@ impl Control {
         for ended in self.ended.values_mut() {
             ended.waiting.remove(&channel);
         }
-        for slot in self.slots.iter_mut().flatten() {
-            slot.fence_waiting.remove(&channel);
+        for at in 0..self.slots.len() {
+            if let Some(slot) = self.slots[at].as_mut() {
+                slot.fence_waiting.remove(&channel);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod fence;
 mod heads;
 mod removal;
 mod slot;
+mod slots;
 mod timeouts;
 
 use std::cmp::Reverse;
@@ -31,7 +32,7 @@ use crate::lifecycle::Timer;
 use crate::mailbox::{ChannelShared, Command};
 use fence::Ended;
 use heads::{HeadEntry, IdKey};
-use slot::Slot;
+use slots::Slots;
 
 /// The token of the letter box; queues have `slot << 16 | qid`, plus one.
 const LETTERS: Token = Token(0);
@@ -44,7 +45,7 @@ pub(crate) struct Control {
     shared: Arc<Shared>,
     poll: Poll,
     ready: mio::Events,
-    slots: Vec<Option<Slot>>,
+    slots: Slots,
     by_id: HashMap<ControllerId, usize>,
     heads: BTreeMap<u32, HeadEntry>,
     by_nsid: HashMap<(Nqn, u32), u32>,
@@ -76,7 +77,7 @@ impl Control {
             shared,
             poll,
             ready: mio::Events::with_capacity(256),
-            slots: Vec::new(),
+            slots: Slots::default(),
             by_id: HashMap::new(),
             heads: BTreeMap::new(),
             by_nsid: HashMap::new(),
@@ -125,7 +126,8 @@ impl Control {
             self.carry_out(command, now);
         }
         self.poll_queues(now);
-        for at in 0..self.slots.len() {
+        self.slots.settle(now);
+        for at in self.slots.due(now) {
             self.run_slot_timers(at, now);
         }
         self.run_removal_timers(now);
@@ -135,6 +137,7 @@ impl Control {
         if std::mem::take(&mut self.views_changed) {
             self.channels.values().for_each(|c| c.notify());
         }
+        self.slots.settle(now);
         self.shared.made_progress();
     }
 
@@ -143,8 +146,7 @@ impl Control {
         if self.offer || !self.repoll.is_empty() {
             return Some(now);
         }
-        let slots = self.slots.iter().flatten().filter_map(|s| s.deadline(now));
-        let slots = earlier(slots.min(), self.fence_deadline());
+        let slots = earlier(self.slots.deadline(now), self.fence_deadline());
         let timer = self.timers.peek().map(|Reverse((at, _, _))| *at);
         let orphan = self.orphaned.then(|| now + ORPHAN_CHECK);
         earlier(slots, earlier(timer, orphan)).filter(|d| *d != Instant::NEVER)

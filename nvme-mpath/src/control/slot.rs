@@ -108,6 +108,11 @@ impl Slot {
         next
     }
 
+    /// Whether it has a queue that must be polled without being asked to, for nothing tells of it.
+    pub(super) fn is_watched(&self) -> bool {
+        self.queues.iter().any(|q| q.registered.is_none())
+    }
+
     pub(super) fn queue(&mut self, qid: u16) -> Option<&mut OwnQueue> {
         self.queues.iter_mut().find(|q| q.qid == qid)
     }
