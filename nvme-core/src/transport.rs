@@ -272,6 +272,13 @@ pub trait Queue: Send {
     /// Tells the queue how much write data may go inside the command capsule, once Identify
     /// Controller has said so (`IOCCSZ`, `NVMe 2.1 §5.1.13`). In bytes; no effect in memory.
     fn set_in_capsule_data(&mut self, bytes: usize);
+
+    /// The queue that takes the place of this one, which is of no use any more then. Asked for when
+    /// [`Queue::poll`] has first said [`QueueStatus::Ready`], before anything is submitted. For
+    /// transports whose queues are set up elsewhere; `None`: this one goes on.
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        None
+    }
 }
 
 /// How registers are reached and queues begin.

@@ -137,6 +137,13 @@ pub trait Backend: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether an access to the registers would have to wait for somebody else's business with the
+    /// function, as where both go by messages and one is awaited. Those who cannot wait look again
+    /// later.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
     /// Lets the function reach memory and raise interrupts, or forbids it. When a call with `false`
     /// has returned successfully, the function reaches memory no more.
     ///

@@ -355,11 +355,12 @@ impl Device {
         if self.ending.swap(true, Ordering::AcqRel) {
             return;
         }
-        if !self.must_be_spared(Quirks::READY_DELAY) {
-            let _one_at_a_time = self.stopping.lock();
-            if self.disable(Duration::ZERO) {
-                return self.finish_stop(true);
-            }
+        if !self.must_be_spared(Quirks::READY_DELAY)
+            && !self.backend.is_busy()
+            && let Some(_one_at_a_time) = self.stopping.try_lock()
+            && self.disable(Duration::ZERO)
+        {
+            return self.finish_stop(true);
         }
         let device = Arc::clone(self);
         let thread = std::thread::Builder::new().name("nvme-pci-stop".into());
@@ -376,10 +377,24 @@ impl Device {
         }
     }
 
+    /// Does something to the controller, unless it is being stopped, or has been. Stopping it waits for
+    /// that.
+    pub fn unless_stopping(
+        &self,
+        act: impl FnOnce() -> Result<(), TransportError>,
+    ) -> Result<(), TransportError> {
+        let _one_at_a_time = self.stopping.lock();
+        if self.is_dead() { Err(self.reason()) } else { act() }
+    }
+
     /// The first sign of trouble in the registers, if there is one.
     pub fn trouble(&self) -> Option<TransportError> {
         if self.backend.removal_requested() {
             return Some(self.gone("it is asked for, or has been taken away"));
+        }
+        if self.backend.is_busy() {
+            // The next look will do; others must not wait for this one.
+            return None;
         }
         let bar = self.backend.bar0();
         let csts = Csts(bar.read32(offset::CSTS));

@@ -24,6 +24,7 @@ mod hmb;
 pub mod mem;
 mod metadata;
 mod mmio;
+mod opening;
 mod options;
 mod pair;
 mod prp;

@@ -17,8 +17,9 @@ use crate::backend::{BackendError, Open};
 use crate::counters::{Counters, Ledger};
 use crate::device::{Device, is_absent};
 use crate::hmb::{HostBuffer, Shelf};
+use crate::opening::{OpeningQueue, set_up};
 use crate::options::Options;
-use crate::queue::{POLL_STOPPING, PciQueue, announce_admin_queue};
+use crate::queue::POLL_STOPPING;
 use crate::region::Registry;
 use crate::system::shared;
 use crate::url::Location;
@@ -272,21 +273,10 @@ impl Association for PciAssociation {
             0 => params.entries.min(ADMIN_ENTRIES_MAX),
             _ => params.entries,
         };
-        if params.qid == 0 {
-            device.open_cmb()?;
+        if device.backend().is_prompt() {
+            return Ok(Box::new(set_up(device, params.qid, entries, now)?));
         }
-        let queue = PciQueue::new(device, params.qid, entries, now)?;
-        if let (0, Some(pair)) = (params.qid, queue.pair()) {
-            announce_admin_queue(device, pair).ok_or_else(|| TransportError::Connect {
-                address: device.address(),
-                reason: "the admin queue's rings have no bus address".into(),
-            })?;
-            // Not before: a controller that somebody left enabled, and that has just been disabled,
-            // must not reach memory by the addresses that it had then.
-            let on = device.backend().set_bus_master(true);
-            on.map_err(|e| device.connect_error(&e))?;
-        }
-        Ok(Box::new(queue))
+        Ok(Box::new(OpeningQueue::begin(Arc::clone(device), params, entries, now)?))
     }
 
     fn opening(&mut self, now: Instant) -> Result<Option<Instant>, TransportError> {

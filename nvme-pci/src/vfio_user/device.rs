@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use nvme_core::memory::Memory;
 use nvme_core::quirk::DeviceIds;
@@ -449,6 +449,10 @@ impl Backend for Device {
     fn set_bus_master(&self, on: bool) -> Result<(), BackendError> {
         set_bus_master(&self.config, on)
             .map_err(|error| self.config_error("setting the command register", error))
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(self.link.connection.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     fn may_return(&self) -> bool {

@@ -210,4 +210,9 @@ pub enum PciFault {
     FewerCompletionQueues(u16),
     /// I/O submission queues above this identifier are not created.
     FewerSubmissionQueues(u16),
+    /// A server that offers the device over vfio-user answers nothing any more once it is asked to map
+    /// memory.
+    SilentAtMap,
+    /// The same once it is asked to set an interrupt up.
+    SilentAtInterrupt,
 }

@@ -50,6 +50,8 @@ pub struct PciStats {
     pub enables: u64,
     /// Resets of the function.
     pub resets: u64,
+    /// Messages over vfio-user that were left without an answer, as a fault demands.
+    pub unanswered: u64,
 }
 
 /// A PCI function with a controller of a target's subsystem behind it. Cheap to clone: clones are
@@ -265,6 +267,15 @@ impl PciDevice {
     pub fn clear_faults(&self) {
         self.shared.engine.lock().clear_faults();
         self.shared.inbox.wake();
+    }
+
+    /// Whether a server is to answer nothing any more, this message first.
+    #[cfg(feature = "vfio-user")]
+    pub(crate) fn is_silenced(&self, fault: PciFault) -> bool {
+        let mut engine = self.shared.engine.lock();
+        let silenced = engine.has(fault);
+        engine.stats.unanswered += u64::from(silenced);
+        silenced
     }
 
     /// I/O commands that are kept by [`PciFault::Stall`] or held back by a fault rule.

@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::bus::{BufferFile, ClientMemory, DoorbellFile, Eventfds};
 use super::config_space::{self, ConfigSpace};
 use super::wire::{self, Access, Header};
-use crate::pci::PciDevice;
+use crate::pci::{PciDevice, PciFault};
 
 /// What the server says of itself.
 const CAPABILITIES: &[u8] =
@@ -34,6 +34,8 @@ pub(super) struct Session<'a> {
     config: ConfigSpace,
     /// Whether a version has been agreed upon.
     agreed: bool,
+    /// Nothing is answered any more.
+    silent: bool,
 }
 
 /// A request: its header, what follows that, and descriptors that came along.
@@ -79,8 +81,17 @@ impl<'a> Session<'a> {
             Arc::clone(&eventfds) as Arc<dyn crate::pci::Interrupts>,
         );
         device.attach_doorbells(Some(Arc::clone(&doorbells) as Arc<dyn crate::pci::Doorbells>));
-        let config = ConfigSpace::new();
-        Ok(Self { stream, device, memory, eventfds, doorbells, buffer, config, agreed: false })
+        Ok(Self {
+            stream,
+            device,
+            memory,
+            eventfds,
+            doorbells,
+            buffer,
+            config: ConfigSpace::new(),
+            agreed: false,
+            silent: false,
+        })
     }
 
     /// Serves the client until it goes, is sent away, or breaks the protocol.
@@ -90,6 +101,14 @@ impl<'a> Session<'a> {
             let Some((header, payload, fds)) = self.receive()? else { return Ok(()) };
             if header.flags & wire::TYPE == wire::REPLY {
                 return Err(broken(format!("an answer to message {}", header.id)));
+            }
+            self.silent |= match header.command {
+                wire::DMA_MAP => self.device.is_silenced(PciFault::SilentAtMap),
+                wire::SET_IRQS => self.device.is_silenced(PciFault::SilentAtInterrupt),
+                _ => false,
+            };
+            if self.silent {
+                continue;
             }
             let answer = self.handle(header.command, &payload, fds);
             if header.flags & wire::NO_REPLY == 0 {
