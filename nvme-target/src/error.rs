@@ -40,8 +40,8 @@ pub enum TargetError {
     /// There is no such listener.
     #[error("no listener {0} in this target")]
     NoListener(usize),
-    /// Namespace identifiers are 1 to 1024.
-    #[error("namespace identifier {0}: 1 to 1024 are possible")]
+    /// Namespace identifiers are 1 to [`NSID_MAX`](crate::NSID_MAX).
+    #[error("namespace identifier {0}: 1 to {max} are possible", max = crate::NSID_MAX)]
     NamespaceId(u32),
     /// Two namespaces with one identifier.
     #[error("namespace {0} is there already")]

@@ -12,7 +12,7 @@ use crate::backing::Backing;
 use crate::error::TargetError;
 
 /// Namespace identifiers that a subsystem may use: 1 to this (the NN of Identify Controller).
-pub const NSID_MAX: u32 = 1024;
+pub const NSID_MAX: u32 = 16_384;
 
 /// The identifiers that tell whether a namespace is the same as before (NVMe 2.1 §4.5.1). Nil ones are not reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

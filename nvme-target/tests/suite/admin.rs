@@ -131,7 +131,7 @@ fn identify_tells_what_a_host_needs() {
     assert_eq!((id.ioccsz.get(), id.iorcsz.get(), id.icdoff.get()), (1028, 1, 0));
     assert_eq!(id.in_capsule_len(), Some(16 << 10));
     assert_eq!((id.sqes, id.cqes, id.maxcmd.get()), (0x66, 0x44, 1024));
-    assert_eq!((id.kas.get(), id.nn.get(), id.mnan.get()), (10, 1024, 1024));
+    assert_eq!((id.kas.get(), id.nn.get(), id.mnan.get()), (10, 16_384, 16_384));
     assert_eq!((id.sgls.get(), id.oaes.get(), id.cmic.bits()), (0x10_0001, 0x900, 0xb));
     assert_eq!((id.anacap.bits(), id.anatt), (31, 10));
     assert!(id.reports_ana() && id.has_volatile_write_cache());

@@ -115,7 +115,7 @@ fn what_is_not_possible_is_refused_with_a_reason() {
     );
     assert_eq!(
         error(target.add_namespace(NamespaceConfig::memory(0, 1))),
-        "namespace identifier 0: 1 to 1024 are possible"
+        "namespace identifier 0: 1 to 16384 are possible"
     );
     let odd = NamespaceConfig::memory(2, 1).block_size(1000);
     assert_eq!(
