@@ -32,6 +32,45 @@ impl NumaTopology {
         Self { distances, node_of_cpu }
     }
 
+    /// One as a text tells it: for each node, from 0 on and with `;` between them, its processors as the
+    /// system lists them, `=`, and its distances to all nodes with `,` between them, such as
+    /// `0-3,8=10,21;4-7=21,10`. A node without processors has nothing before the `=`.
+    ///
+    /// # Errors
+    /// What is wrong with which node.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let nodes: Vec<&str> = text.split(';').collect();
+        let mut topology = Self::default();
+        // `None`: not told so far.
+        let mut node_of_cpu: Vec<Option<u32>> = Vec::new();
+        for (at, node) in nodes.iter().enumerate() {
+            let wrong = |what: &str| format!("node {at}, {node:?}: {what}");
+            let (cpus, row) = node
+                .split_once('=')
+                .ok_or_else(|| wrong("not of the form PROCESSORS=DISTANCES"))?;
+            let row: Option<Vec<u32>> = row.split(',').map(|n| n.trim().parse().ok()).collect();
+            let row = row.filter(|row| row.len() == nodes.len());
+            let row = row.ok_or_else(|| wrong(&format!("not {} distances", nodes.len())))?;
+            topology.distances.push(row);
+            let parts = cpus.trim().split(',').filter(|part| !part.is_empty());
+            for part in parts {
+                let cpus = ranges(part);
+                if cpus.is_empty() {
+                    return Err(wrong(&format!("{part:?} are no processors")));
+                }
+                for cpu in cpus {
+                    let cpu = cpu as usize;
+                    node_of_cpu.resize(node_of_cpu.len().max(cpu + 1), None);
+                    if node_of_cpu[cpu].replace(at as u32).is_some() {
+                        return Err(wrong(&format!("processor {cpu} is told twice")));
+                    }
+                }
+            }
+        }
+        topology.node_of_cpu = node_of_cpu.into_iter().map(Option::unwrap_or_default).collect();
+        Ok(topology)
+    }
+
     fn read(root: &Path) -> Self {
         let text = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_default();
         let mut topology = Self::default();
@@ -90,6 +129,27 @@ fn ranges(text: &str) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_a_topology() {
+        let topology = NumaTopology::parse("0-1,5=10,21;=21,10").unwrap();
+        let nodes = vec![0, 0, 0, 0, 0, 0];
+        assert_eq!(topology, NumaTopology::new(vec![vec![10, 21], vec![21, 10]], nodes));
+        assert_eq!(NumaTopology::parse("0=10").unwrap().node_of(0), Some(0));
+        assert_eq!(NumaTopology::parse("=10,20;3=20,10").unwrap().node_of(3), Some(1));
+        for (text, why) in [
+            ("", "form"),
+            ("0-1", "form"),
+            ("0=10;1=20,10", "2 distances"),
+            ("0=10,20;1=20,x", "2 distances"),
+            ("0=10,20;0=20,10", "processor 0 is told twice"),
+            ("0-99999=10", "no processors"),
+            ("one=10", "no processors"),
+        ] {
+            let error = NumaTopology::parse(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn the_systems_files_are_read() {
