@@ -701,7 +701,10 @@ int nvmeh_options_new(int kind, struct nvmeh_options **out);
 // numa, queue-depth, active-passive, service-time), delayed_removal_ms (both of the next two),
 // delayed_removal_link_lost_ms, delayed_removal_disconnected_ms,
 // delayed_removal_namespace_gone_ms, fence (auto, strict, off: what becomes of writes that were in
-// flight on a lost controller).
+// flight on a lost controller), quirks (what is to be known of certain devices, rules with ; between
+// them: VENDOR:DEVICE=QUIRKS or model:MODEL@FIRMWARE=QUIRKS, such as
+// "1b36:0010=no-sgl;model:Example Drive*=no-apst,-bogus-ids"), numa_topology (system, or for each node,
+// with ; between them, its processors and its distances to all nodes, such as "0-3=10,21;4-7=21,10").
 // Controller: keep_alive_ms, reconnect_delay_ms, ctrl_loss_tmo_ms, fast_io_fail_tmo_ms,
 // reattach_delay_ms, io_entries, max_io_queues, admin_timeout_ms, connect_timeout_ms,
 // marginal (on or off), numa_node (a number, or auto), fence (default: what the host says; auto,
@@ -711,7 +714,8 @@ int nvmeh_options_new(int kind, struct nvmeh_options **out);
 // that it leaves within so much time; 0: never), host_memory_bytes (most memory that the controller may
 // have of the host's; 0: none).
 // Channel: depth, io_timeout_ms, max_retries, max_parked_requests, max_parked_bytes,
-// max_parked_age_ms, hedge_buffers, latency_histograms (on or off), numa_node.
+// max_parked_age_ms, hedge_buffers, latency_histograms (on or off), numa_node, busy_poll_us (how long
+// nvmeh_channel_wait() looks for answers before it sleeps, in microseconds, at most 10,000).
 //
 // Returns 0; -ENOENT: no such option (nvmeh_last_error() lists those that exist); -EINVAL: the
 // value cannot be right, and nothing was changed; -EFAULT, -EBADF. Thread: any.
@@ -1095,6 +1099,11 @@ int nvmeh_channel_in_flight(struct nvmeh_channel *channel);
 
 // Requests that wait for a path. Returns and thread: as nvmeh_channel_in_flight().
 int nvmeh_channel_parked(struct nvmeh_channel *channel);
+
+// Writes that are held: until a controller that was lost with them is certain not to execute them any
+// more, or until a held write to the same blocks has ended (the option `fence`). Returns and thread: as
+// nvmeh_channel_in_flight().
+int nvmeh_channel_held(struct nvmeh_channel *channel);
 
 // Closes a channel. Requests under way are called back for with -ECANCELED before it returns, those
 // that write with NVMEH_OUTCOME_UNKNOWN; when it returns, nothing touches their memory any more.

@@ -339,6 +339,18 @@ pub unsafe extern "C" fn nvmeh_channel_parked(channel: *mut nvmeh_channel) -> c_
     unsafe { enter(channel, |c| Ok(c.state()?.channel()?.parked() as c_int)) }
 }
 
+/// Writes that are held: until a controller that was lost with them is certain not to execute them any
+/// more, or until a held write to the same blocks has ended (the option `fence`). Returns and thread: as
+/// nvmeh_channel_in_flight().
+///
+/// # Safety
+/// `channel` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmeh_channel_held(channel: *mut nvmeh_channel) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { enter(channel, |c| Ok(c.state()?.channel()?.held() as c_int)) }
+}
+
 /// Closes a channel. Requests under way are called back for with -ECANCELED before it returns, those
 /// that write with NVMEH_OUTCOME_UNKNOWN; when it returns, nothing touches their memory any more.
 /// Requests without a callback are not told of. From within a callback of the channel it closes it

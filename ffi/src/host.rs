@@ -111,6 +111,8 @@ fn make(settings: HostSettings) -> Result<nvmeh_host> {
     }
     options.policy = settings.policy;
     options.fence = settings.fence;
+    options.quirks = settings.quirks.1;
+    options.numa = settings.numa.map(|(_, topology)| topology);
     options.control_thread = settings.control_thread;
     options.delayed_removal = settings.windows;
     options.keep_alive = Some(Arc::new(crate::selfref::keep));

@@ -4,7 +4,8 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use nvme_mpath::core::nqn::Nqn;
-use nvme_mpath::{DelayedRemoval, Fence, OverdueAction, UnknownPolicy, Window};
+use nvme_mpath::core::quirk::{QuirkRule, RuleError};
+use nvme_mpath::{DelayedRemoval, Fence, NumaTopology, OverdueAction, UnknownPolicy, Window};
 
 use crate::error::{Error, Result};
 use crate::options::{
@@ -113,6 +114,20 @@ fn node(value: &Value) -> std::result::Result<Option<u32>, String> {
     if is_auto(value) { Ok(None) } else { Ok(Some(within(value, 0, 65_535)? as u32)) }
 }
 
+/// Rules with `;` between them; none of nothing.
+fn quirks(text: &str) -> std::result::Result<(String, Vec<QuirkRule>), String> {
+    let rules = text.split(';').filter(|rule| !rule.is_empty());
+    let rules = rules.map(|rule| rule.parse().map_err(|e: RuleError| e.to_string()));
+    Ok((text.to_owned(), rules.collect::<std::result::Result<_, _>>()?))
+}
+
+fn numa(text: &str) -> std::result::Result<Option<(String, NumaTopology)>, String> {
+    match text {
+        "system" => Ok(None),
+        _ => Ok(Some((text.to_owned(), NumaTopology::parse(text)?))),
+    }
+}
+
 fn show_node(node: Option<u32>) -> String {
     node.map_or_else(|| "auto".to_owned(), |n| n.to_string())
 }
@@ -209,6 +224,12 @@ const SPECS: &[Spec] = &[
         "delayed_removal_namespace_gone_ms",
         |o, v| o.windows.namespace_gone = window_of(v)?,
         show_window(o.windows.namespace_gone)
+    ),
+    host!("quirks", |o, v| o.quirks = quirks(words(v)?)?, o.quirks.0.clone()),
+    host!(
+        "numa_topology",
+        |o, v| o.numa = numa(words(v)?)?,
+        o.numa.as_ref().map_or_else(|| "system".to_owned(), |(text, _)| text.clone())
     ),
     host!("fence", |o, v| o.fence = choice(v, FENCES)?, show_choice(&o.fence, FENCES)),
     controller!(
@@ -307,6 +328,11 @@ const SPECS: &[Spec] = &[
         u8::from(o.latency_histograms).to_string()
     ),
     channel!("numa_node", |o, v| o.numa_node = node(v)?, show_node(o.numa_node)),
+    channel!(
+        "busy_poll_us",
+        |o, v| o.busy_poll = Duration::from_micros(within(v, 0, 10_000)?),
+        o.busy_poll.as_micros().to_string()
+    ),
 ];
 
 const fn kind_of(settings: &Settings) -> c_int {

@@ -7,7 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nvme_mpath::core::nqn::{Nqn, Uuid};
-use nvme_mpath::{ChannelOptions, ControllerOptions, DelayedRemoval, Fence, PathPolicy, Window};
+use nvme_mpath::core::quirk::QuirkRule;
+use nvme_mpath::{
+    ChannelOptions, ControllerOptions, DelayedRemoval, Fence, NumaTopology, PathPolicy, Window,
+};
 
 use crate::error::{Error, Result};
 use crate::object::{Header, Object, end, enter, give_to, plain, put_text, text};
@@ -33,6 +36,9 @@ pub(crate) struct HostSettings {
     pub(crate) seed: Option<u64>,
     pub(crate) policy: PathPolicy,
     pub(crate) fence: Fence,
+    /// As they were given, and what they mean.
+    pub(crate) quirks: (String, Vec<QuirkRule>),
+    pub(crate) numa: Option<(String, NumaTopology)>,
 }
 
 impl Default for HostSettings {
@@ -40,7 +46,8 @@ impl Default for HostSettings {
         let windows = DelayedRemoval::OFF;
         let policy = PathPolicy::RoundRobin;
         let (hostnqn, hostid, seed, fence) = (None, None, None, Fence::Auto);
-        Self { hostnqn, hostid, control_thread: true, windows, seed, policy, fence }
+        let (control_thread, quirks, numa) = (true, Default::default(), None);
+        Self { hostnqn, hostid, control_thread, windows, seed, policy, fence, quirks, numa }
     }
 }
 
@@ -158,7 +165,10 @@ pub unsafe extern "C" fn nvmeh_options_new(kind: c_int, out: *mut *mut nvmeh_opt
 /// numa, queue-depth, active-passive, service-time), delayed_removal_ms (both of the next two),
 /// delayed_removal_link_lost_ms, delayed_removal_disconnected_ms,
 /// delayed_removal_namespace_gone_ms, fence (auto, strict, off: what becomes of writes that were in
-/// flight on a lost controller).
+/// flight on a lost controller), quirks (what is to be known of certain devices, rules with ; between
+/// them: VENDOR:DEVICE=QUIRKS or model:MODEL@FIRMWARE=QUIRKS, such as
+/// "1b36:0010=no-sgl;model:Example Drive*=no-apst,-bogus-ids"), numa_topology (system, or for each node,
+/// with ; between them, its processors and its distances to all nodes, such as "0-3=10,21;4-7=21,10").
 /// Controller: keep_alive_ms, reconnect_delay_ms, ctrl_loss_tmo_ms, fast_io_fail_tmo_ms,
 /// reattach_delay_ms, io_entries, max_io_queues, admin_timeout_ms, connect_timeout_ms,
 /// marginal (on or off), numa_node (a number, or auto), fence (default: what the host says; auto,
@@ -168,7 +178,8 @@ pub unsafe extern "C" fn nvmeh_options_new(kind: c_int, out: *mut *mut nvmeh_opt
 /// that it leaves within so much time; 0: never), host_memory_bytes (most memory that the controller may
 /// have of the host's; 0: none).
 /// Channel: depth, io_timeout_ms, max_retries, max_parked_requests, max_parked_bytes,
-/// max_parked_age_ms, hedge_buffers, latency_histograms (on or off), numa_node.
+/// max_parked_age_ms, hedge_buffers, latency_histograms (on or off), numa_node, busy_poll_us (how long
+/// nvmeh_channel_wait() looks for answers before it sleeps, in microseconds, at most 10,000).
 ///
 /// Returns 0; -ENOENT: no such option (nvmeh_last_error() lists those that exist); -EINVAL: the
 /// value cannot be right, and nothing was changed; -EFAULT, -EBADF. Thread: any.

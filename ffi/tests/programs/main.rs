@@ -13,3 +13,4 @@ mod plugin;
 mod programs;
 mod quickstart;
 mod reach;
+mod trouble;
