@@ -1,15 +1,13 @@
 //! Asymmetric access as a head sees it: what the log and the namespaces say together, errors that
 //! come before the log, storms of events, and states that come and go.
 
-mod fake;
-
 use std::sync::Arc;
 
-use fake::{Bench, Io, Ns};
 use nvme_core::ana::AnaState;
 use nvme_core::controller::State;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io, Ns};
 use nvme_mpath::{DelayedRemoval, Event, Head, HeadState, Window};
 
 const SECOND: Duration = Duration::from_secs(1);

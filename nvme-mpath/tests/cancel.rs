@@ -1,13 +1,9 @@
 //! Requests that are taken back, wherever they are; and removals that are.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
-mod fake;
-
-use fake::model::Abort;
-use fake::{Bench, Io, quiet};
 use nvme_core::controller::State;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Abort, Bench, Io, quiet};
 use nvme_mpath::{
     DelayedRemoval, Event, HeadState, IoError, IoRequest, OverdueAction, PassthroughCommand,
     TimeoutPolicy, Window,

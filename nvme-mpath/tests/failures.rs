@@ -1,15 +1,13 @@
 //! What a host does when things go wrong in the order that nobody expects: over a transport whose
 //! every answer the test controls, and with a clock of the test's own.
 
-mod fake;
-
 use std::sync::Arc;
 
-use fake::{Bench, Io, Ns, SUBSYSTEM, TestClock, World, host_options, quiet};
 use nvme_core::controller::{RemovedCause, State};
 use nvme_core::nqn::Nqn;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io, Ns, SUBSYSTEM, TestClock, World, host_options, quiet};
 use nvme_mpath::{
     ChannelOptions, DelayedRemoval, Event, Host, IoError, IoRequest, SubmitReason, Window,
 };

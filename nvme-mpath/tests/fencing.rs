@@ -1,15 +1,11 @@
 //! Writes that were in flight on a path that is lost: when they are sent again, and when not.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
-mod fake;
-
 use std::sync::Arc;
 
-use fake::model::Abort;
-use fake::{Bench, Io, quiet};
 use nvme_core::spec::Status;
 use nvme_core::spec::log::ResetState;
 use nvme_core::time::Duration;
+use nvme_fake::{Abort, Bench, Io, quiet};
 use nvme_mpath::{
     Controller, ControllerOptions, DelayedRemoval, Event, Fence, FencedBy, Head, IoError,
     IoRequest, Window,
@@ -18,7 +14,7 @@ use nvme_mpath::{
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How a port is set up.
-type Setup = fn(&mut fake::model::Port);
+type Setup = fn(&mut nvme_fake::Port);
 
 const PLAIN: Setup = |_| {};
 const QUIESCES: Setup = |p| p.cqt = 500;

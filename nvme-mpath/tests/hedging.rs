@@ -1,13 +1,10 @@
 //! Reads that are sent down a second path because the first takes too long.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
-mod fake;
-
 use std::sync::Arc;
 
-use fake::{Bench, Io};
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io};
 use nvme_mpath::{ChannelOptions, Controller, Head, HedgeOptions, IoRequest, PathPolicy};
 
 const MS: Duration = Duration::from_millis(1);

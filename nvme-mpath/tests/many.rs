@@ -1,13 +1,10 @@
 //! Many controllers that are silent: what is done for one of them is not paid for by all.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
-mod fake;
-
 use std::sync::atomic::Ordering;
 
-use fake::{Bench, quiet};
 use nvme_core::controller::State;
 use nvme_core::time::{Clock, Duration};
+use nvme_fake::{Bench, quiet};
 
 const MANY: usize = 200;
 
@@ -19,7 +16,7 @@ fn many() -> (Bench, Vec<String>) {
     options.keep_alive = Duration::from_secs(10);
     for port in &ports {
         bench.world.port(port, |port| port.descriptors = true);
-        let url = format!("fake://{port}/{}", fake::SUBSYSTEM);
+        let url = format!("fake://{port}/{}", nvme_fake::SUBSYSTEM);
         bench.host.connect(&url, options.clone()).unwrap();
     }
     bench.settle();

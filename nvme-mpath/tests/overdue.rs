@@ -1,15 +1,11 @@
 //! Commands that are not answered in time: Abort, then a reset, and no buffer too early.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
-mod fake;
-
-use fake::model::Abort;
-use fake::{Bench, Io, quiet};
 use nvme_core::controller::{AbortOutcome, State};
 use nvme_core::spec::opcode::AdminOpcode;
 use nvme_core::spec::{Sqe, Status};
 use nvme_core::time::Duration;
 use nvme_core::transport::Data;
+use nvme_fake::{Abort, Bench, Io, quiet};
 use nvme_mpath::{
     ControllerOptions, Event, IoError, IoRequest, OverdueAction, TimeoutPolicy, TimeoutStep,
 };

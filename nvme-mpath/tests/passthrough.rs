@@ -1,15 +1,12 @@
 //! I/O commands as the program made them: one path and one try, unless the program says that a command
 //! is idempotent.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
-mod fake;
-
 use std::sync::Arc;
 
-use fake::{Bench, Io};
 use nvme_core::buffer::Buffer;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io};
 use nvme_mpath::{
     BlockingError, Head, IoCompletion, IoError, IoOp, PassthroughCommand, SubmitReason,
 };

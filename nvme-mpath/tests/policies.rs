@@ -1,14 +1,12 @@
 //! Which path a request takes: each policy, step by step, on controllers whose answers the test
 //! holds back.
 
-mod fake;
-
 use std::sync::Arc;
 
-use fake::{Bench, Io};
 use nvme_core::nqn::Nqn;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io};
 use nvme_mpath::{
     ChannelOptions, Controller, Head, IoRequest, NumaTopology, PathPolicy, PathPolicy::*,
 };
@@ -147,7 +145,7 @@ fn numa_takes_the_nearest_of_the_best() {
     });
     for (port, node) in [("a", 0), ("b", 1)] {
         bench.world.port(port, |p| p.ana = Some([(1, 1)].into()));
-        let mut options = fake::quiet();
+        let mut options = nvme_fake::quiet();
         options.numa_node = Some(node);
         bench.connect_with(port, options);
     }
@@ -230,7 +228,7 @@ fn all_ana_states_of_two_paths_under_every_policy() {
 #[test]
 fn a_policy_is_the_heads_own_else_the_subsystems_else_the_hosts() {
     let (mut bench, head, _) = bench(RoundRobin, &[("a", 1), ("b", 1)]);
-    let subsystem = Nqn::new(fake::SUBSYSTEM).unwrap();
+    let subsystem = Nqn::new(nvme_fake::SUBSYSTEM).unwrap();
     assert_eq!((head.policy(), spread(&mut bench, &head, 4, &AB)), (RoundRobin, vec![2, 2]));
     // At once: no step between the change and the request.
     bench.host.set_policy(ActivePassive);
@@ -246,7 +244,7 @@ fn a_policy_is_the_heads_own_else_the_subsystems_else_the_hosts() {
     assert_eq!((head.policy(), spread(&mut bench, &head, 4, &AB)), (Numa, vec![4, 0]));
     // A head that comes later has it from the beginning.
     bench.host.set_subsystem_policy(&subsystem, Some(QueueDepth));
-    bench.world.namespaces("a", |list| _ = list.insert(2, fake::Ns::new(2)));
+    bench.world.namespaces("a", |list| _ = list.insert(2, nvme_fake::Ns::new(2)));
     bench.settle();
     assert_eq!(bench.head(2).unwrap().policy(), QueueDepth);
 }

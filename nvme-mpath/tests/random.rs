@@ -8,15 +8,13 @@
 //! A seed that fails is run alone with `SEED=n cargo test -p nvme-mpath --test random`; more of them
 //! with `SEEDS=n`.
 
-mod fake;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fake::{Bench, Io, Ns, quiet};
 use nvme_core::spec::Status;
 use nvme_core::spec::log::ResetState;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io, Ns, quiet};
 use nvme_mpath::{
     Channel, ChannelOptions, Controller, ControllerOptions, DelayedRemoval, Fence, HeadState,
     IoCompletion, IoRequest, SubmitReason, Window,
@@ -220,7 +218,7 @@ impl Run {
                 options.reattach_delay = self.dice.of(&[None, Some(Duration::from_secs(1))]);
                 options.fast_io_fail_tmo = self.dice.of(&[None, Some(Duration::from_secs(2))]);
                 if self.controllers.len() < 8 {
-                    let url = format!("fake://{port}/{}", fake::SUBSYSTEM);
+                    let url = format!("fake://{port}/{}", nvme_fake::SUBSYSTEM);
                     self.controllers.push(self.bench.host.connect(&url, options).unwrap());
                 }
             }

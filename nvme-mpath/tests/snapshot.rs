@@ -1,15 +1,12 @@
 //! How everything is: the snapshot, its two texts, and the observer.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
-mod fake;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use fake::{Bench, Io, SUBSYSTEM, quiet};
 use nvme_core::controller::State;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io, SUBSYSTEM, quiet};
 use nvme_mpath::{
     ChannelOptions, ControllerOptions, DelayedRemoval, Event, HeadState, Host, LossCause, Observer,
     PathPolicy, Snapshot, TimedEvent, TracingObserver, Window,
@@ -340,9 +337,9 @@ impl Observer for Curious {
 #[test]
 fn an_observer_is_told_in_order_and_may_use_the_host() {
     let observer = Arc::new(Curious::default());
-    let clock = fake::TestClock::new();
-    let world = fake::World::at(&clock);
-    let mut options = fake::host_options(&world, &clock);
+    let clock = nvme_fake::TestClock::new();
+    let world = nvme_fake::World::at(&clock);
+    let mut options = nvme_fake::host_options(&world, &clock);
     options.observer = Some(observer.clone());
     let host = Arc::new(Host::new(options).unwrap());
     assert!(observer.host.set(Arc::downgrade(&host)).is_ok());

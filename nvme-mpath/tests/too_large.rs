@@ -1,15 +1,12 @@
 //! Requests that the queue of a path can never take, because they are larger than what it moves at
 //! once: they go where they fit, or end with an error that says so, and take no queue down.
 
-#[expect(unused_imports, reason = "this test needs less of the bench than others")]
-mod fake;
-
 use std::sync::Arc;
 
-use fake::{Bench, Io, quiet};
 use nvme_core::controller::State;
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io, quiet};
 use nvme_mpath::{ControllerOptions, Event, Head, IoError, IoRequest, PathPolicy, SubmitReason};
 
 const SMALL: usize = 4096;

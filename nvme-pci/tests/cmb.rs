@@ -1,11 +1,9 @@
 //! Queues and data in the controller memory buffer.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use nvme_core::spec::registers::{CmbLoc, CmbSz};
+use nvme_pci_bed::{Bed, LIMIT, Load, channel, connect, pattern, persistent, verify, wait_until};
 use nvme_target::PciConfig;
-use support::{Bed, LIMIT, Load, channel, connect, pattern, persistent, verify, wait_until};
 
 /// Queues whose submission queue, and whose memory for copies, are in the buffer, after I/O.
 fn used(config: PciConfig, url: &str) -> (u64, u64) {

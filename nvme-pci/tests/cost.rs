@@ -2,17 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 #![expect(unsafe_code, reason = "the allocator is wrapped to count")]
 
-mod support;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
 use nvme_core::buffer::Buffer;
 use nvme_mpath::{Channel, Head, Host, IoCompletion, IoRequest};
+use nvme_pci_bed::{Bed, LIMIT, NQN, channel, connect, persistent};
 use nvme_target::{PciConfig, PciDevice};
 use std::sync::Arc;
-use support::{Bed, LIMIT, NQN, channel, connect, persistent};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };

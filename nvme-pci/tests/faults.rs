@@ -1,14 +1,12 @@
 //! Controllers that break, lie, hang and vanish: every request ends once, in bounded time.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::time::Duration;
 
 use nvme_core::controller::{RemovedCause, State};
 use nvme_mpath::{ChannelOptions, HeadState, Host, IoRequest};
+use nvme_pci_bed::{Bed, LIMIT, Load, channel, connect, pattern, persistent, verify, wait_until};
 use nvme_target::{PciConfig, PciFault};
-use support::{Bed, LIMIT, Load, channel, connect, pattern, persistent, verify, wait_until};
 
 /// What `controller` says of a device that cannot be brought up.
 fn refusal(config: PciConfig) -> String {
@@ -197,7 +195,7 @@ fn stalled_read(host: &Host, device: &nvme_target::PciDevice, bed: &Bed, direct:
     let mut options = ChannelOptions::default();
     options.io_timeout = Duration::from_millis(200);
     let mut channel = host.channel(options).unwrap();
-    let memory = support::Memory::new(16);
+    let memory = nvme_pci_bed::Memory::new(16);
     let registration = direct.then(|| memory.register(&bed.transport));
     device.add_fault(PciFault::Stall);
     device.add_fault(PciFault::StuckEnabled);

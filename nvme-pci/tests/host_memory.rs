@@ -1,11 +1,9 @@
 //! The host memory buffer: who has it when.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use nvme_mpath::ControllerOptions;
+use nvme_pci_bed::{Bed, LIMIT, Load, channel, connect, persistent, wait_until};
 use nvme_target::{PciConfig, PciFault};
-use support::{Bed, LIMIT, Load, channel, connect, persistent, wait_until};
 
 const MIB: u64 = 1 << 20;
 

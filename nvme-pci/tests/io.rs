@@ -1,11 +1,11 @@
 //! Verified I/O on a device in the process.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use nvme_mpath::{Channel, Head, IoRequest};
+use nvme_pci_bed::{
+    Bed, LIMIT, Load, Memory, channel, connect, finish, pattern, persistent, verify,
+};
 use std::sync::Arc;
-use support::{Bed, LIMIT, Load, Memory, channel, connect, finish, pattern, persistent, verify};
 
 #[test]
 fn what_is_written_is_read_at_every_length() {
@@ -66,7 +66,7 @@ fn verify_in_place(
     assert!(done.buffer.as_slice() == data, "{len} bytes at {offset} are others");
     drop(done);
     let before = memory.buffer(0, offset);
-    let after = memory.buffer(offset + len, memory.len() - offset - len);
+    let after = memory.buffer(offset + len, memory.size() - offset - len);
     let untouched = |b: &[u8]| b.iter().all(|x| *x == 0xee);
     assert!(untouched(before.as_slice()) && untouched(after.as_slice()), "{len} at {offset}");
 }

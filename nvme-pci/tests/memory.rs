@@ -1,8 +1,6 @@
 //! Memory that devices reach without a copy: the host's and the program's.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +8,8 @@ use nvme_core::buffer::Buffer;
 use nvme_core::controller::State;
 use nvme_core::memory::{DmaBuf, Memory, Page};
 use nvme_mpath::{Channel, ChannelOptions, Head, IoRequest, OverdueAction};
+use nvme_pci_bed::{Bed, LIMIT, NQN, channel, connect, pattern, persistent, wait_until};
 use nvme_target::PciFault;
-use support::{Bed, LIMIT, NQN, channel, connect, pattern, persistent, wait_until};
 
 /// Writes and reads back, in this memory, and gives it back.
 fn verify(channel: &mut Channel, head: &Arc<Head>, mut memory: DmaBuf, version: u64) -> DmaBuf {
@@ -87,7 +85,7 @@ fn queues_that_stand_still_keep_no_memory_of_the_program() {
     let host = bed.host();
     let (_controller, head) = connect(&host, "mem://a", persistent());
     let mut channels = [channel(&host), channel(&host)];
-    let memory = support::Memory::new(2);
+    let memory = nvme_pci_bed::Memory::new(2);
     let registration = memory.register(&bed.transport);
     let before = bed.transport.counters();
     for channel in &mut channels {
@@ -118,7 +116,7 @@ fn a_quiet_channel_has_left_nothing_with_a_device() {
         let mut options = ChannelOptions::default();
         options.io_timeout = Duration::from_millis(500);
         let mut channel = host.channel(options).unwrap();
-        let memory = support::Memory::new(3);
+        let memory = nvme_pci_bed::Memory::new(3);
         let _registration = memory.register(&bed.transport);
         let _ = channel.read(&head, 0, memory.buffer(0, 4096)).unwrap();
         let mut done = Vec::new();
@@ -155,7 +153,7 @@ fn a_region_of_no_whole_pages_is_copied_and_counted() {
     let (_controller, head) = connect(&host, "mem://a", persistent());
     let mut channel = channel(&host);
     let _ = channel.read(&head, 0, Buffer::zeroed(512)).unwrap();
-    let odd = support::Memory::new(2).region(512, 4096);
+    let odd = nvme_pci_bed::Memory::new(2).region(512, 4096);
     let before = bed.transport.counters();
     let arena = host.register_memory(odd).unwrap();
     let piece = verify(&mut channel, &head, arena.take(4096, 64).unwrap(), 1);

@@ -1,16 +1,14 @@
 //! Blocks with metadata: after each block's data, and beside all of it.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::sync::Arc;
 
 use nvme_core::buffer::Buffer;
 use nvme_mpath::{Channel, Head, IoCompletion, IoError, IoRequest, SubmitReason};
-use nvme_target::{Metadata, NamespaceConfig, PciConfig, SubsystemConfig};
-use support::{
+use nvme_pci_bed::{
     Bed, LIMIT, Memory, NQN, SIZE, channel, connect, finish, pattern, persistent, verify,
 };
+use nvme_target::{Metadata, NamespaceConfig, PciConfig, SubsystemConfig};
 
 fn bed(block_size: u32, metadata: Metadata) -> Bed {
     let namespace = NamespaceConfig::memory(1, SIZE).block_size(block_size).metadata(metadata);
@@ -209,7 +207,7 @@ fn metadata_of_another_length_is_refused() {
     bed.device("a");
     let host = bed.host();
     let (_controller, head) = connect(&host, "mem://a", persistent());
-    let mut channel = support::channel(&host);
+    let mut channel = nvme_pci_bed::channel(&host);
     let buffer = Buffer::zeroed(512).with_metadata(Buffer::zeroed(8));
     let refused = channel.submit(&head, IoRequest::write(0, buffer, 0)).unwrap_err();
     assert_eq!(refused.reason, SubmitReason::Metadata { given: 8, wanted: 0 });

@@ -1,8 +1,6 @@
 //! A function that takes its time to be opened holds nobody up.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -12,8 +10,8 @@ use nvme_core::nqn::Uuid;
 use nvme_mpath::{Host, HostOptions};
 use nvme_pci::mem::MemSlots;
 use nvme_pci::{Backend, BackendError, Location, Open, PciTransport};
+use nvme_pci_bed::{Bed, LIMIT, channel, connect, pattern, persistent, verify, wait_until};
 use parking_lot::{Condvar, Mutex};
-use support::{Bed, LIMIT, channel, connect, pattern, persistent, verify, wait_until};
 
 /// Opens the function `slow` only once it may.
 #[derive(Clone, Debug)]

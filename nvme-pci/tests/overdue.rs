@@ -1,8 +1,6 @@
 //! Commands that a device, or a target, holds back: Abort, and a reset when that is of no use.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::time::Duration;
 
 use nvme_core::buffer::Buffer;
@@ -10,8 +8,8 @@ use nvme_core::controller::AbortOutcome;
 use nvme_core::spec::Status;
 use nvme_core::spec::opcode::{AdminOpcode, NvmOpcode};
 use nvme_mpath::{ChannelOptions, Event, Events, Host, IoError, IoRequest, TimeoutStep};
+use nvme_pci_bed::{Bed, LIMIT, Memory, connect, finish, persistent, wait_until};
 use nvme_target::{FaultAction, FaultRule, PciFault};
-use support::{Bed, LIMIT, Memory, connect, finish, persistent, wait_until};
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(600);
@@ -34,7 +32,7 @@ fn options(io_timeout: Duration) -> ChannelOptions {
 fn ways(bed: &mut Bed) -> [String; 2] {
     bed.device("a");
     let port = bed.target.add_listener("127.0.0.1:0").unwrap();
-    let tcp = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), support::NQN);
+    let tcp = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), nvme_pci_bed::NQN);
     ["mem://a".into(), tcp]
 }
 

@@ -1,15 +1,13 @@
 //! Two controllers of one subsystem: failover, delayed removal, and the way back.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::time::Duration;
 
 use nvme_mpath::{DelayedRemoval, HeadState, IoRequest};
-use nvme_target::{AnaState, NamespaceConfig, SubsystemConfig};
-use support::{
+use nvme_pci_bed::{
     Bed, LIMIT, Load, channel, connect, eager, finish, pattern, persistent, verify, wait_until,
 };
+use nvme_target::{AnaState, NamespaceConfig, SubsystemConfig};
 
 fn windows(window: Duration) -> DelayedRemoval {
     DelayedRemoval::from(window)
@@ -82,7 +80,7 @@ fn without_a_path_the_head_goes_when_the_window_is_over() {
     assert_eq!(host.pin_count(), 0);
     // The same namespace under a new head.
     a.plug();
-    let nqn = nvme_core::nqn::Nqn::new(support::NQN).unwrap();
+    let nqn = nvme_core::nqn::Nqn::new(nvme_pci_bed::NQN).unwrap();
     let again = host.wait_head(&nqn, 1, LIMIT).unwrap();
     verify(&mut channel, &again, 9, pattern(9, 4096, 1));
     host.shutdown_forced(LIMIT).unwrap();
@@ -90,12 +88,12 @@ fn without_a_path_the_head_goes_when_the_window_is_over() {
 
 #[test]
 fn a_transition_that_does_not_end_resets_its_controller_and_no_other() {
-    let namespace = NamespaceConfig::memory(1, support::SIZE);
-    let subsystem = SubsystemConfig::new(support::NQN).unwrap().mdts(0).ana_transition(1);
+    let namespace = NamespaceConfig::memory(1, nvme_pci_bed::SIZE);
+    let subsystem = SubsystemConfig::new(nvme_pci_bed::NQN).unwrap().mdts(0).ana_transition(1);
     let mut bed = Bed::with(subsystem.namespace(namespace));
     bed.device("a");
     let port = bed.target.add_listener("127.0.0.1:0").unwrap();
-    let url = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), support::NQN);
+    let url = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), nvme_pci_bed::NQN);
     let host = bed.host();
     let (pci, head) = connect(&host, "mem://a", persistent());
     let (tcp, _) = connect(&host, &url, persistent());
@@ -117,7 +115,7 @@ fn one_head_has_a_path_over_pcie_and_one_over_tcp() {
     let mut bed = Bed::new(512);
     let a = bed.device("a");
     let port = bed.target.add_listener("127.0.0.1:0").unwrap();
-    let url = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), support::NQN);
+    let url = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), nvme_pci_bed::NQN);
     let host = bed.host();
     let (_pci, head) = connect(&host, "mem://a", eager());
     let (_tcp, same) = connect(&host, &url, eager());

@@ -1,14 +1,12 @@
 //! Power states, chosen by the program and by the controller itself.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::time::Duration;
 
 use nvme_core::spec::feature::ApstEntry;
 use nvme_mpath::HostError;
+use nvme_pci_bed::{Bed, LIMIT, NQN, SIZE, connect, persistent, wait_until};
 use nvme_target::{NamespaceConfig, PowerState, SubsystemConfig};
-use support::{Bed, LIMIT, NQN, SIZE, connect, persistent, wait_until};
 use zerocopy::FromBytes;
 
 const STATES: [PowerState; 3] = [

@@ -1,12 +1,10 @@
 //! A controller that has fewer queues than it grants is used with those.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use nvme_core::buffer::Buffer;
 use nvme_mpath::{Event, IoError, IoRequest};
+use nvme_pci_bed::{Bed, LIMIT, channel, connect, finish, pattern, persistent, verify};
 use nvme_target::PciFault;
-use support::{Bed, LIMIT, channel, connect, finish, pattern, persistent, verify};
 
 #[test]
 fn what_cannot_be_created_is_done_without() {
@@ -41,7 +39,7 @@ fn what_cannot_be_created_is_done_without() {
         device.clear_faults();
         let before = controller.reconnects();
         controller.reset("a test");
-        support::wait_until("the way back", || controller.reconnects() > before);
+        nvme_pci_bed::wait_until("the way back", || controller.reconnects() > before);
         let mut late = channel(&host);
         verify(&mut late, &head, 8, pattern(8, 4096, 9));
         host.shutdown_forced(LIMIT).unwrap();

@@ -1,8 +1,6 @@
 //! What is known to be wrong with a device is done without: each quirk once, by what the device sees.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use nvme_core::controller::{ControllerInfo, RemovedCause};
@@ -13,10 +11,12 @@ use nvme_core::spec::feature::{ApstEntry, fid};
 use nvme_core::spec::opcode::AdminOpcode;
 use nvme_mpath::{Host, HostOptions};
 use nvme_pci::Counters;
+use nvme_pci_bed::{
+    Bed, LIMIT, NQN, SIZE, channel, connect, pattern, persistent, verify, wait_until,
+};
 use nvme_target::{
     NamespaceConfig, NamespaceIds, PciConfig, PciDevice, PciStats, PowerState, SubsystemConfig,
 };
-use support::{Bed, LIMIT, NQN, SIZE, channel, connect, pattern, persistent, verify, wait_until};
 use zerocopy::FromBytes;
 
 /// The identifiers of QEMU's controller.

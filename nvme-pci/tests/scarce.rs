@@ -1,8 +1,6 @@
 //! A function for which no more memory can be mapped once its queues are there.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +11,7 @@ use nvme_core::nqn::Uuid;
 use nvme_mpath::{Host, HostOptions, IoRequest};
 use nvme_pci::mem::MemSlots;
 use nvme_pci::{Backend, BackendError, DmaMapping, DmaMemory, Location, Mmio, Open, PciTransport};
-use support::{Bed, LIMIT, channel, connect, finish, persistent};
+use nvme_pci_bed::{Bed, LIMIT, channel, connect, finish, persistent};
 
 /// Opens devices that are given no more memory when `none` is set.
 #[derive(Clone, Debug)]
@@ -101,7 +99,7 @@ fn copies_find_a_slot_with_a_list_behind_those_that_need_none() {
     let host = Host::new(options.transport(transport.clone())).unwrap();
     let (_controller, head) = connect(&host, "mem://a", persistent());
     let mut channel = channel(&host);
-    let memory = support::Memory::new(COUNT);
+    let memory = nvme_pci_bed::Memory::new(COUNT);
     let registration = memory.register(&transport);
     let _ = channel.read(&head, 0, memory.buffer(0, 4096)).unwrap();
     none.store(true, Ordering::Relaxed);

@@ -1,16 +1,14 @@
 //! A controller that takes its time to stop holds nobody up.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use std::time::Duration;
 
 use nvme_core::controller::State;
 use nvme_core::nqn::Uuid;
 use nvme_mpath::{Host, HostOptions, IoRequest};
 use nvme_pci::{Options, PciTransport};
+use nvme_pci_bed::{Bed, LIMIT, channel, connect, pattern, persistent, wait_until};
 use nvme_target::{PciConfig, PciFault};
-use support::{Bed, LIMIT, channel, connect, pattern, persistent, wait_until};
 
 /// Two hosts in one: a device on the PCI bus that is stuck, and a controller over TCP.
 #[test]
@@ -18,7 +16,7 @@ fn a_device_that_does_not_stop_delays_no_other_controller() {
     let mut bed = Bed::new(512);
     let device = bed.configured("a", PciConfig::new().ready_units(40));
     let port = bed.target.add_listener("127.0.0.1:0").unwrap();
-    let url = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), support::NQN);
+    let url = format!("tcp://{}/{}", bed.target.addr(port).unwrap(), nvme_pci_bed::NQN);
     let mut options = Options::default();
     options.disable_limit = Duration::from_secs(10);
     let transport = PciTransport::with_defaults(bed.slots.clone(), options);

@@ -1,11 +1,9 @@
 //! A reset of the whole subsystem, asked for on one of its controllers.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod support;
-
 use nvme_mpath::HostError;
+use nvme_pci_bed::{Bed, LIMIT, Load, channel, connect, persistent, wait_until};
 use nvme_target::PciConfig;
-use support::{Bed, LIMIT, Load, channel, connect, persistent, wait_until};
 
 #[test]
 fn all_controllers_come_back_and_nothing_is_lost() {

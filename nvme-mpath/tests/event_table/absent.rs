@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use nvme_core::spec::Status;
+use nvme_fake::{Bench, Ns};
 use nvme_mpath::{Event, HeadState};
 
-use crate::fake::{Bench, Ns};
 use crate::stage::{SECOND, Stage, bench, window};
 
 /// A namespace is found and no head matches. Kernel: a head is made and a path put on its list;

@@ -3,9 +3,9 @@
 
 use nvme_core::controller::State;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io};
 use nvme_mpath::{DelayedRemoval, Event, HeadState, IoError};
 
-use crate::fake::{Bench, Io};
 use crate::stage::{
     SECOND, Stage, WINDOW, bench, given_up_after, is_gone, is_pending, lost, remaining, window,
 };

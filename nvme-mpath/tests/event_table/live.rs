@@ -3,9 +3,9 @@
 use nvme_core::controller::{RemovedCause, State};
 use nvme_core::spec::Status;
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, Io, Ns, quiet};
 use nvme_mpath::{DelayedRemoval, Event, HeadState, IoError, LossCause, Window};
 
-use crate::fake::{Bench, Io, Ns, quiet};
 use crate::stage::{
     SECOND, Stage, WINDOW, bench, cause, given_up_after, is_gone, is_pending, lost, window,
 };

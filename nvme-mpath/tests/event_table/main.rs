@@ -10,8 +10,6 @@
 //! To unload the module is to shut the host down.
 
 mod absent;
-#[path = "../fake/mod.rs"]
-mod fake;
 mod leaving;
 mod live;
 mod pending;

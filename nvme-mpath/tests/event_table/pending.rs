@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use nvme_core::nqn::Nqn;
+use nvme_fake::SUBSYSTEM;
 use nvme_mpath::{
     ChannelOptions, DelayedRemoval, Head, HeadState, HostError, IoError, IoRequest, KeepFor,
     ParkLimit, PassthroughCommand, PinReason, Window,
 };
 
-use crate::fake::SUBSYSTEM;
 use crate::stage::{
     SECOND, Stage, WINDOW, bench_with, given_up_after, is_gone, is_pending, lost, pending,
     remaining, window,

@@ -1,9 +1,9 @@
 //! Rows 20 to 26: a namespace comes back while the window is open, or something that looks like it.
 
 use nvme_core::spec::Status;
+use nvme_fake::Io;
 use nvme_mpath::{Event, HeadState, IoError};
 
-use crate::fake::Io;
 use crate::stage::{
     SECOND, Stage, WINDOW, bench, given_up_after, is_gone, is_pending, lost, pending, remaining,
     window,

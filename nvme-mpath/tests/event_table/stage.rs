@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use nvme_core::time::Duration;
+use nvme_fake::{Bench, quiet};
 use nvme_mpath::{
     Controller, ControllerOptions, DelayedRemoval, Event, Head, HeadState, HostOptions, IoError,
     IoRequest, LossCause, Window,
 };
-
-use crate::fake::{Bench, quiet};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 /// The window of most rows.

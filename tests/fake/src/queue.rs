@@ -13,7 +13,9 @@ use nvme_core::transport::{
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::model::{InFlight, Link, Session, World, cqe};
+use crate::io::cqe;
+use crate::wire::{InFlight, Link, Session};
+use crate::world::World;
 
 #[derive(Debug)]
 pub struct FakeTransport(pub Arc<World>);

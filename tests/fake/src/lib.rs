@@ -1,12 +1,16 @@
 //! A transport without a wire: controllers that live in the test's own memory, whose every answer
 //! the test can hold back, change or lose, and a clock that moves only when it is told to.
 //!
-//! Hosts made by [`host`] have no control thread: nothing happens unless [`Bench::step`] is called.
+//! The host of a [`Bench`] has no control thread: nothing happens unless [`Bench::step`] is called.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![forbid(unsafe_code)]
 
-pub mod model;
+mod admin;
+mod io;
+mod port;
 mod queue;
+mod wire;
+mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +22,10 @@ use nvme_mpath::{
     IoCompletion, IoRequest,
 };
 
-pub use model::{Io, Ns, World};
+pub use port::{Abort, Io, Ns, Port};
+pub use world::World;
 
+/// The subsystem that every port is of, unless a test says otherwise.
 pub const SUBSYSTEM: &str = "nqn.2026-01.org.example:sub";
 
 /// A clock that a test moves.
@@ -27,10 +33,13 @@ pub const SUBSYSTEM: &str = "nqn.2026-01.org.example:sub";
 pub struct TestClock(AtomicU64);
 
 impl TestClock {
+    /// One that stands at a second.
+    #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self(AtomicU64::new(1_000_000_000)))
     }
 
+    /// Moves it.
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
     }
@@ -42,6 +51,7 @@ impl Clock for TestClock {
     }
 }
 
+/// Options of a host on a world.
 pub fn host_options(world: &Arc<World>, clock: &Arc<TestClock>) -> HostOptions {
     let mut options =
         HostOptions::new(Uuid([7; 16])).transport(queue::FakeTransport(world.clone()));
@@ -51,6 +61,7 @@ pub fn host_options(world: &Arc<World>, clock: &Arc<TestClock>) -> HostOptions {
 }
 
 /// Options under which nothing happens by itself.
+#[must_use]
 pub fn quiet() -> ControllerOptions {
     let mut options = ControllerOptions::default();
     options.keep_alive = Duration::ZERO;
@@ -60,20 +71,36 @@ pub fn quiet() -> ControllerOptions {
 
 /// A host over a [`World`], its events, and a channel.
 pub struct Bench {
+    /// The controllers.
     pub world: Arc<World>,
+    /// The time.
     pub clock: Arc<TestClock>,
+    /// The host.
     pub host: Host,
+    /// Its events that are not in the log yet.
     pub events: Events,
+    /// Its events so far.
     pub log: Vec<Event>,
+    /// The channel.
     pub channel: Channel,
+    /// What has ended.
     pub done: Vec<IoCompletion>,
 }
 
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Bench {
+    /// A host with the options of [`host_options`].
+    #[must_use]
     pub fn new() -> Self {
         Self::with(|_| {})
     }
 
+    /// A host with others.
     pub fn with(change: impl FnOnce(&mut HostOptions)) -> Self {
         let clock = TestClock::new();
         let world = World::at(&clock);
@@ -90,6 +117,7 @@ impl Bench {
         self.connect_with(port, quiet())
     }
 
+    /// The same with options of the test's own.
     pub fn connect_with(&mut self, port: &str, options: ControllerOptions) -> Controller {
         let subnqn = self.world.port(port, |port| port.subnqn);
         let url = format!("fake://{port}/{subnqn}");
@@ -98,6 +126,8 @@ impl Bench {
         controller
     }
 
+    /// A head of [`SUBSYSTEM`].
+    #[must_use]
     pub fn head(&self, nsid: u32) -> Option<Arc<Head>> {
         self.host.head(&Nqn::new(SUBSYSTEM).unwrap(), nsid)
     }
@@ -137,6 +167,7 @@ impl Bench {
         self.settle();
     }
 
+    /// Submits a write of one block that is filled with `user`.
     pub fn write(&mut self, head: &Arc<Head>, slba: u64, user: u64) {
         let buffer = vec![user as u8; 512].into();
         self.channel.submit(head, IoRequest::write(slba, buffer, user)).unwrap();
@@ -148,6 +179,7 @@ impl Bench {
         self.done.remove(0)
     }
 
+    /// How many events of the log are so.
     pub fn count(&self, is: impl Fn(&Event) -> bool) -> usize {
         self.log.iter().filter(|e| is(e)).count()
     }

@@ -1,6 +1,6 @@
-//! A host on devices in the process.
-#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
-#![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
+//! What the tests of the PCI driver have in common: a host on devices in the process, load, and memory.
+//!
+//! Everything here panics where something is not as it must be.
 
 use std::alloc::Layout;
 use std::any::Any;
@@ -21,6 +21,7 @@ use nvme_pci::PciTransport;
 use nvme_pci::mem::MemSlots;
 use nvme_target::{NamespaceConfig, PciConfig, PciDevice, PciWorker, SubsystemConfig, Target};
 
+/// The subsystem of every [`Bed`].
 pub const NQN: &str = "nqn.2026-01.org.example:pci";
 /// The longest that anything is waited for.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -29,14 +30,19 @@ pub const SIZE: u64 = 64 << 20;
 
 /// A subsystem, and devices in front of it.
 pub struct Bed {
+    /// What the devices belong to.
     pub target: Target,
+    /// The devices by name, as `mem://` finds them.
     pub slots: MemSlots,
+    /// What reaches them.
     pub transport: PciTransport,
     workers: Vec<PciWorker>,
     next_port: usize,
 }
 
 impl Bed {
+    /// One namespace of [`SIZE`] bytes in blocks of so many.
+    #[must_use]
     pub fn new(block_size: u32) -> Self {
         Self::with(
             SubsystemConfig::new(NQN)
@@ -46,6 +52,8 @@ impl Bed {
         )
     }
 
+    /// A subsystem of the test's own, which must be [`NQN`].
+    #[must_use]
     pub fn with(subsystem: SubsystemConfig) -> Self {
         let target = Target::builder().subsystem(subsystem).start().unwrap();
         let slots = MemSlots::new();
@@ -58,6 +66,7 @@ impl Bed {
         self.configured(name, PciConfig::new())
     }
 
+    /// A device of this kind that runs on a thread of its own.
     pub fn configured(&mut self, name: &str, config: PciConfig) -> PciDevice {
         let device = PciDevice::new(&self.target, NQN, config.port(self.next_port)).unwrap();
         self.next_port += 1;
@@ -66,6 +75,8 @@ impl Bed {
         device
     }
 
+    /// A host that reaches the devices, and TCP.
+    #[must_use]
     pub fn host(&self) -> Host {
         let options = HostOptions::new(Uuid(*b"nvme-host-tests!"));
         let options = options.transport(self.transport.clone());
@@ -74,6 +85,7 @@ impl Bed {
 }
 
 /// A controller that is tried again soon.
+#[must_use]
 pub fn persistent() -> ControllerOptions {
     let mut options = ControllerOptions::default();
     options.reconnect_delay = Duration::from_millis(20);
@@ -81,6 +93,7 @@ pub fn persistent() -> ControllerOptions {
 }
 
 /// A controller that is given up as soon as it is lost, and looked for again by the library.
+#[must_use]
 pub fn eager() -> ControllerOptions {
     let mut options = ControllerOptions::default();
     options.ctrl_loss_tmo = Some(Duration::ZERO);
@@ -98,10 +111,14 @@ pub fn connect(host: &Host, url: &str, options: ControllerOptions) -> (Controlle
     (controller, head)
 }
 
+/// A channel with all defaults.
+#[must_use]
 pub fn channel(host: &Host) -> Channel {
     host.channel(ChannelOptions::default()).unwrap()
 }
 
+/// Waits until something is so, at most for [`LIMIT`]. (What is waited for has no way to say that it has
+/// come: a counter, a state.)
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + LIMIT;
     while !is_so() {
@@ -125,6 +142,7 @@ pub fn finish(channel: &mut Channel, count: usize) -> Vec<IoCompletion> {
 }
 
 /// Bytes that tell where they belong.
+#[must_use]
 pub fn pattern(at: u64, len: usize, version: u64) -> Vec<u8> {
     let word = |i: usize| {
         let mut z = (at + i as u64 * 4) ^ version.rotate_left(40);
@@ -149,14 +167,20 @@ pub fn verify(channel: &mut Channel, head: &Arc<Head>, slba: u64, data: Vec<u8>)
 /// What a [`Load`] saw.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// Requests that succeeded.
     pub completed: u64,
+    /// What those that failed said.
     pub errors: Vec<String>,
+    /// Places that read as something else.
     pub wrong: Vec<String>,
+    /// Requests that ended twice.
     pub duplicated: u64,
+    /// Requests that never ended.
     pub lost: usize,
 }
 
 impl Report {
+    /// Something was done, and nothing went wrong.
     pub fn assert_clean(&self) {
         let Self { completed, errors, wrong, duplicated, lost } = self;
         assert!(*completed > 0 && errors.is_empty() && wrong.is_empty(), "{self:#?}");
@@ -173,6 +197,7 @@ pub struct Load {
 
 impl Load {
     /// `depth` requests of `len` bytes at once, from byte `base` of the namespace on.
+    #[must_use]
     pub fn start(channel: Channel, head: &Arc<Head>, depth: usize, len: usize, base: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let progress = Arc::new(AtomicU64::new(0));
@@ -190,6 +215,8 @@ impl Load {
         });
     }
 
+    /// Lets what is under way end. What was seen.
+    #[must_use]
     pub fn stop(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
@@ -282,6 +309,7 @@ impl Drop for Pages {
 
 impl Memory {
     /// `count` pages of zeroes.
+    #[must_use]
     pub fn new(count: usize) -> Self {
         let layout = Layout::from_size_align(count * 4096, 4096).unwrap();
         // SAFETY: not of size zero.
@@ -289,7 +317,9 @@ impl Memory {
         Self { pages: Arc::new(Pages { base, layout }) }
     }
 
-    pub fn len(&self) -> usize {
+    /// Bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
         self.pages.layout.size()
     }
 
@@ -299,31 +329,37 @@ impl Memory {
     }
 
     /// `len` bytes from `at` on as a region.
+    #[must_use]
     pub fn region(&self, at: usize, len: usize) -> nvme_core::memory::Memory {
-        assert!(at + len <= self.len());
+        assert!(at + len <= self.size());
         let owner = Box::new(self.clone());
         // SAFETY: inside of the memory, which lives as long as the owner.
         unsafe { nvme_core::memory::Memory::from_raw_parts(self.pages.base.add(at), len, owner) }
     }
 
     /// Registers the memory until what is returned is dropped.
+    #[must_use]
     pub fn register(&self, transport: &PciTransport) -> Box<dyn Any + Send + Sync> {
-        let region = self.region(0, self.len());
+        let region = self.region(0, self.size());
         transport.register_memory(&Arc::new(region)).unwrap().unwrap()
     }
 
     /// A part of the memory; the tests use no part twice at once.
+    #[must_use]
     pub fn buffer(&self, at: usize, len: usize) -> Buffer {
         assert!(at + len <= self.pages.layout.size());
         // SAFETY: inside.
         unsafe { Buffer::from_raw_parts(self.pages.base.add(at), len) }
     }
 
+    /// Sets every byte.
     pub fn fill(&self, byte: u8) {
         // SAFETY: all of the memory, which nobody else uses now.
         unsafe { self.pages.base.as_ptr().write_bytes(byte, self.pages.layout.size()) };
     }
 
+    /// Whether every byte is this one.
+    #[must_use]
     pub fn is_filled_with(&self, byte: u8) -> bool {
         // SAFETY: inside; volatile, since that nobody else writes is what is tested.
         let at = |i| unsafe { self.pages.base.as_ptr().add(i).read_volatile() };
