@@ -1,8 +1,8 @@
 //! `nvmeh perf`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -315,6 +315,7 @@ impl Run {
         self.screen.live("measuring bare sockets");
         let (warmup, time) = (arguments.warmup, arguments.time);
         let interrupted = &self.interrupted;
+        let counted = Mutex::new(());
         let pair = || -> std::io::Result<f64> {
             let mut floor = Floor::new(shape)?;
             // So many at once that looking at the clock costs nothing, and that the pipe does not
@@ -328,7 +329,10 @@ impl Run {
                 Ok::<_, std::io::Error>(ended as f64 / since.elapsed().as_secs_f64().max(1e-9))
             };
             go(warmup)?;
-            go(time)
+            let rate = go(time);
+            // A thread that has ended is counted no more.
+            drop(counted.lock());
+            rate
         };
         let nap = |limit: Duration| {
             let since = Instant::now();
@@ -338,6 +342,7 @@ impl Run {
         };
         let threads = || Threads::of_this_process().unwrap_or_default();
         let (rates, used, took) = std::thread::scope(|scope| {
+            let counting = counted.lock();
             let start = |_| {
                 let thread = std::thread::Builder::new().name("floor-host".into());
                 thread.spawn_scoped(scope, pair)
@@ -347,6 +352,7 @@ impl Run {
             let (before, since) = (threads(), Instant::now());
             nap(time);
             let (used, took) = (threads().since(&before), since.elapsed());
+            drop(counting);
             let panicked = || Err(std::io::Error::other("a thread panicked"));
             let join = |pairs: Vec<std::thread::ScopedJoinHandle<'_, _>>| {
                 pairs.into_iter().map(|p| p.join().unwrap_or_else(|_| panicked())).collect()
