@@ -152,7 +152,7 @@ fn data_are_verified_while_a_path_goes_and_comes() {
     let run = || guest.run_with(&script, &[], LIMIT).expect("an end");
     let back = || drop(guest.sh("touch /tmp/back").expect("a file"));
     let (seen, output) = cut_while(&inside, run, back);
-    assert!(output.success() && seen, "{seen}: {}", output.text);
+    assert!(output.success() && seen, "path back: {seen}; fio: {}: {}", output.code, output.text);
     assert_clean(&output.text);
     println!("Linux: {}", speeds(&output.text));
 }
