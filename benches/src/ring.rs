@@ -246,6 +246,10 @@ impl Backend for RingBackend {
         self.inner.address()
     }
 
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn bar0(&self) -> &dyn Mmio {
         self
     }
