@@ -15,8 +15,11 @@ pub fn job_text(engine: &str, more: &str) -> String {
     )
 }
 
-/// Runs a job until `$BACK` is there: once, unless the machine is slow.
-pub const AGAIN: &str = r#"while fio "$1"; do [ ! -e "$BACK" ] || exit 0; done; exit 1"#;
+/// Runs a job, again and again until `$BACK` is there: once, unless the machine is slow.
+pub const AGAIN: &str = r#"
+    until [ -e "$BACK" ]; do
+        fio "$1" || { echo "fio's own status: $?"; exit 1; }
+    done"#;
 
 fn job(name: &str, engine: &str, more: &str) -> String {
     let path = tmp().join(name);
