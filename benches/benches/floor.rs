@@ -2,8 +2,8 @@
 //! can do is left when there is a protocol.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use nvme_host_benches::floor::{Floor, Shape};
 use nvme_host_benches::{Rig, target};
+use nvme_host_floor::{Floor, Shape};
 use nvme_mpath::IoOp;
 
 /// Bytes of data per iteration.

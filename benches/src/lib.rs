@@ -8,7 +8,6 @@ pub mod callgrind;
 pub mod connecting;
 pub mod counted;
 pub mod elsewhere;
-pub mod floor;
 pub mod footprint;
 pub mod heap;
 pub mod instant;

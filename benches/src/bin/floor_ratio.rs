@@ -9,8 +9,8 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use nvme_host_benches::floor::{Floor, Shape};
 use nvme_host_benches::{Rig, target};
+use nvme_host_floor::{Floor, Shape};
 use nvme_mpath::IoOp;
 
 /// What is measured unless told otherwise.

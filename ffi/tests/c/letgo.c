@@ -1,30 +1,9 @@
 /* A channel that is closed has let go of memory that a device reaches without a copy. letgo URL, of a device
  * on a bus that answers no I/O command and goes on writing FFh to where reads are to go. */
 #define _POSIX_C_SOURCE 200809L
-#include <nvmehost.h>
+#include "must.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define MUST(what)                                                                                 \
-    do {                                                                                           \
-        int r_ = (what);                                                                           \
-        if (r_ < 0) {                                                                              \
-            fprintf(stderr, "%d: %s: %d, %s\n", __LINE__, #what, r_, nvmeh_last_error());          \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-#define IS(what, wanted)                                                                           \
-    do {                                                                                           \
-        long long r_ = (long long)(what);                                                          \
-        if (r_ != (long long)(wanted)) {                                                           \
-            fprintf(stderr, "%d: %s is %lld, not %s: %s\n", __LINE__, #what, r_, #wanted,          \
-                    nvmeh_last_error());                                                           \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 enum { LEN = 4096, COUNT = 3 };
 

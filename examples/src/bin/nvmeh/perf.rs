@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use nvme_core::buffer::Buffer;
-use nvme_host_benches::floor::{Floor, Shape};
 use nvme_host_examples::meter::Meter;
 use nvme_host_examples::perf::{Cost, Moment, Picture, Threads};
 use nvme_host_examples::terminal::Screen;
 use nvme_host_examples::workload::{Engine, Handle, Orders, Plan, Tally};
+use nvme_host_floor::{Floor, Shape};
 use nvme_mpath::{ChannelOptions, Head, Host};
 use nvme_tcp::TcpTransport;
 

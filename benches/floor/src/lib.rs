@@ -7,6 +7,8 @@
 //! that has found nothing for a while lets others have its processor, for on a busy machine the other
 //! side may be waiting for that one.
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread::JoinHandle;
