@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod bare;
+pub mod bare_tcp;
 pub mod callgrind;
 pub mod connecting;
 pub mod counted;
@@ -12,6 +13,7 @@ pub mod footprint;
 pub mod heap;
 pub mod instant;
 pub mod loops;
+pub mod rates;
 pub mod ring;
 pub mod stepping;
 pub mod usage;

@@ -7,8 +7,9 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use nvme_host_benches::rates::{rate, summary};
 use nvme_host_benches::{Rig, target};
 use nvme_host_floor::{Floor, Shape};
 use nvme_mpath::IoOp;
@@ -31,9 +32,6 @@ const SHAPES: &[&str] = &[
     "write:131072:32:hdgst=1&ddgst=1",
 ];
 
-/// Before each run, so that windows and buffers have grown.
-const WARMUP: Duration = Duration::from_millis(100);
-
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let seconds = args.first().map_or(Some(0.5), |text| text.parse().ok());
@@ -45,7 +43,7 @@ fn main() -> ExitCode {
         _ => SHAPES.to_vec(),
     };
     println!(
-        "| shape | sockets: median, most | library: median, most | ratio of medians, of most |"
+        "| shape | sockets: least, median, most | library: least, median, most | ratio of medians, of most |"
     );
     println!("| --- | --- | --- | --- |");
     for text in shapes {
@@ -55,9 +53,9 @@ fn main() -> ExitCode {
             floor.push(of_sockets(shape, time));
             library.push(of_library(shape, query, time));
         }
-        let ((fm, fx), (lm, lx)) = (summary(floor), summary(library));
+        let ((fl, fm, fx), (ll, lm, lx)) = (summary(floor), summary(library));
         println!(
-            "| {text} | {fm:.0}, {fx:.0} | {lm:.0}, {lx:.0} | {:.2}, {:.2} |",
+            "| {text} | {fl:.0}, {fm:.0}, {fx:.0} | {ll:.0}, {lm:.0}, {lx:.0} | {:.2}, {:.2} |",
             lm / fm,
             lx / fx
         );
@@ -83,36 +81,15 @@ fn of_library(shape: Shape, query: &str, time: Duration) -> f64 {
     let query = if query.is_empty() { String::new() } else { format!("?{query}") };
     let mut rig = Rig::on(&target, 1, &query);
     let op = if shape.write { IoOp::Write } else { IoOp::Read };
-    rate(shape, time, |count| rig.run(op, shape.bytes, shape.depth, count))
+    rate(shape.bytes, shape.depth, time, |count| rig.run(op, shape.bytes, shape.depth, count))
 }
 
 /// Requests a second of bare sockets, new ones.
 fn of_sockets(shape: Shape, time: Duration) -> f64 {
     let mut floor = Floor::new(shape).expect("sockets on loopback");
-    rate(shape, time, |count| {
+    rate(shape.bytes, shape.depth, time, |count| {
         floor.run(count, |_| {}).expect("sockets on loopback");
     })
-}
-
-/// Requests a second of what does as many as it is told.
-fn rate(shape: Shape, time: Duration, mut run: impl FnMut(u64)) -> f64 {
-    // So many at once that looking at the clock costs nothing, and that the pipe does not run empty often.
-    let batch = shape.depth as u64 * (1 << 20 >> shape.bytes.ilog2()).clamp(16, 256);
-    let mut go = |limit| {
-        let (since, mut ended) = (Instant::now(), 0);
-        while since.elapsed() < limit {
-            run(batch);
-            ended += batch;
-        }
-        ended as f64 / since.elapsed().as_secs_f64()
-    };
-    go(WARMUP);
-    go(time)
-}
-
-fn summary(mut rates: Vec<f64>) -> (f64, f64) {
-    rates.sort_by(f64::total_cmp);
-    (rates[rates.len() / 2], rates.last().copied().unwrap_or_default())
 }
 
 fn usage() -> ExitCode {
