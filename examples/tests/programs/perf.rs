@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::common::{Ended, nvmeh, run, target, url};
+use crate::common::{Ended, Running, nvmeh, run, target, url};
 
 /// A short measurement of the target of the tests.
 fn perf(url: &str, more: &[&str]) -> Ended {
@@ -74,6 +74,33 @@ fn the_targets_threads_are_told_of() {
     for word in ["calls ", "threads ", "target ", "limit ", "floor ", "floor-host", "workload"] {
         assert!(ended.stdout.contains(word), "no `{word}` in {ended:?}");
     }
+}
+
+/// How often the threads of a process have slept because they wanted to.
+fn sleeps(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")));
+    statuses
+        .map(|status| {
+            let status = status.unwrap();
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
+#[test]
+fn a_target_that_polls_does_not_sleep_between_commands() {
+    let common = ["target", "--listen", "127.0.0.1:0", "--ns", "8M", "--json", "--busy-poll"];
+    let mut target = Running::start(nvmeh(), &[&common[..], &["2000000"]].concat());
+    let told: Value = serde_json::from_str(&target.until(&["urls"])).unwrap();
+    let before = sleeps(target.pid());
+    let ended = perf(told["urls"][0].as_str().unwrap(), &["--qd", "1"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let (requests, slept) = (number(&ended.json()["requests"]), sleeps(target.pid()) - before);
+    assert!((slept as f64) * 20.0 < requests, "{slept} times for {requests} reads");
+    target.interrupt();
+    assert_eq!(target.end().code, Some(0));
 }
 
 #[test]

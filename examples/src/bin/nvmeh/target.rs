@@ -38,6 +38,11 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1)]
     threads: usize,
 
+    /// Microseconds for which a thread goes on looking for commands after the last one before it sleeps; meanwhile
+    /// it uses a whole processor
+    #[arg(long, default_value_t = 0, value_name = "MICROS")]
+    busy_poll: u64,
+
     /// Read faults from standard input, one a line: `down N` takes the Nth --listen away and cuts its
     /// connections, `up N` brings it back
     #[arg(long)]
@@ -59,6 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         namespaces.push(json!({ "nsid": nsid, "bytes": bytes, "what": spec }));
     }
     let mut builder = Target::builder().subsystem(subsystem).threads(arguments.threads);
+    builder = builder.busy_poll(Duration::from_micros(arguments.busy_poll));
     for address in &arguments.listen {
         builder = builder.listen(address);
     }
