@@ -121,6 +121,10 @@
 // controller may have executed it, or a part of it, or, if its connection was lost, may still do so.
 #define NVMEH_OUTCOME_UNKNOWN 1
 
+// The request's channel was destroyed while a device had the request that does not stop: the device may
+// still write to the request's memory, which must be neither used nor freed while the process lives.
+#define NVMEH_MEMORY_KEPT 2
+
 // Force unit access: a write is durable when it ends; a read comes from the medium.
 #define NVMEH_FUA 1
 
@@ -212,6 +216,13 @@
 // A lost controller executes nothing any more, writes that were held are sent again. `from`: how that
 // is known (NVMEH_FENCED_BY_*); `value`: milliseconds since its end.
 #define NVMEH_EVENT_FENCED 21
+
+// A controller was given up, and its device does not stop: it does not answer, or does not obey. What it
+// has is kept, and is sent nowhere else, until it has stopped.
+#define NVMEH_EVENT_DEVICE_UNSTOPPED 22
+
+// A device of which that was told has stopped: `value`, milliseconds since it was given up.
+#define NVMEH_EVENT_DEVICE_STOPPED 23
 
 // One that this version has no number for: `text`.
 #define NVMEH_EVENT_OTHER 255
@@ -810,12 +821,14 @@ int nvmeh_host_delayed_removal(const struct nvmeh_host *host, int cause, uint64_
 int nvmeh_host_shutdown(struct nvmeh_host *host);
 
 // Shuts the host down although pins are out: removals that are pending are carried out, requests
-// that wait for a path fail, and it returns when no pin is out any more. Waits for pins of the
-// program's own for at most `timeout_ms`.
+// that wait for a path fail, and it returns when no pin is out any more. Waits for devices to stop, and
+// for pins of the program's own, for at most `timeout_ms`.
 //
-// Returns 0; -EBUSY: the program still holds pins, the rest was done; -EFAULT, -EBADF, -ECHILD.
+// Returns 0; -EBUSY: the program still holds pins, the rest was done; -ETIMEDOUT: devices have not stopped
+// by then, all else was done, and the memory that they reach stays theirs; -EFAULT, -EBADF, -ECHILD.
 // Thread: any.
-int nvmeh_host_shutdown_forced(struct nvmeh_host *host, uint64_t timeout_ms);
+int nvmeh_host_shutdown_forced(struct nvmeh_host *host,
+                               uint64_t timeout_ms);
 
 // Gives the handle of a host up. NULL is fine. Without a shutdown before, the host goes on by itself
 // until no pin is out and no channel is open, and then ends; one that the program drives ends at
@@ -1106,13 +1119,16 @@ int nvmeh_channel_parked(struct nvmeh_channel *channel);
 int nvmeh_channel_held(struct nvmeh_channel *channel);
 
 // Closes a channel. Requests under way are called back for with -ECANCELED before it returns, those
-// that write with NVMEH_OUTCOME_UNKNOWN; when it returns, nothing touches their memory any more.
+// that write with NVMEH_OUTCOME_UNKNOWN; when it returns, nothing touches their memory any more, but
+// for those with NVMEH_MEMORY_KEPT.
 // Requests without a callback are not told of. From within a callback of the channel it closes it
 // and returns; the rest is called back for when that callback has returned. NULL is fine.
 //
 // What a controller on a PCI bus has is cancelled first, as by nvmeh_channel_cancel_all(), and waited
 // for: until it has been aborted, or the controller has been reset, which it is after io_timeout. It
-// may end as it would have without that. Otherwise this does not block.
+// may end as it would have without that. For a device that does not stop then, this waits no longer than
+// five seconds: what it has is called back for with NVMEH_MEMORY_KEPT, and its memory stays the device's.
+// Otherwise this does not block.
 //
 // Thread: the channel's (a debug build leaves it alone on another, and says so by
 // nvmeh_last_error()). In the child of a fork nothing but the handle ends.

@@ -64,7 +64,7 @@ fn queue(target: &Target, entries: u16) -> Result<Box<dyn Queue>> {
         match queue.poll(Instant::ZERO, &mut done) {
             QueueStatus::Ready => return Ok(queue),
             QueueStatus::Opening => std::thread::yield_now(),
-            QueueStatus::Failed(error) => return Err(error.into()),
+            QueueStatus::Ending(error) | QueueStatus::Failed(error) => return Err(error.into()),
         }
     }
 }

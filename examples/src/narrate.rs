@@ -26,6 +26,12 @@ pub fn describe(event: &Event) -> Option<(About<'_>, String)> {
             let (text, prefix) = (error.to_string(), format!("{address}: "));
             (About::Path(address), text.strip_prefix(&prefix).unwrap_or(&text).to_owned())
         }
+        Event::DeviceUnstopped { address, .. } => {
+            (About::Path(address), "does not stop: what it has is kept until it does".into())
+        }
+        Event::DeviceStopped { address, after, .. } => {
+            (About::Path(address), format!("has stopped after {}", latency(*after)))
+        }
         Event::PathUp { address, .. } => (About::Path(address), "up".into()),
         Event::PathDown { address, .. } => (About::Path(address), "down".into()),
         Event::AnaChanged { address, from, to, .. } => {

@@ -352,13 +352,16 @@ pub unsafe extern "C" fn nvmeh_channel_held(channel: *mut nvmeh_channel) -> c_in
 }
 
 /// Closes a channel. Requests under way are called back for with -ECANCELED before it returns, those
-/// that write with NVMEH_OUTCOME_UNKNOWN; when it returns, nothing touches their memory any more.
+/// that write with NVMEH_OUTCOME_UNKNOWN; when it returns, nothing touches their memory any more, but
+/// for those with NVMEH_MEMORY_KEPT.
 /// Requests without a callback are not told of. From within a callback of the channel it closes it
 /// and returns; the rest is called back for when that callback has returned. NULL is fine.
 ///
 /// What a controller on a PCI bus has is cancelled first, as by nvmeh_channel_cancel_all(), and waited
 /// for: until it has been aborted, or the controller has been reset, which it is after io_timeout. It
-/// may end as it would have without that. Otherwise this does not block.
+/// may end as it would have without that. For a device that does not stop then, this waits no longer than
+/// five seconds: what it has is called back for with NVMEH_MEMORY_KEPT, and its memory stays the device's.
+/// Otherwise this does not block.
 ///
 /// Thread: the channel's (a debug build leaves it alone on another, and says so by
 /// nvmeh_last_error()). In the child of a fork nothing but the handle ends.

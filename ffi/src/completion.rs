@@ -11,6 +11,10 @@ use crate::object::Sizable;
 /// controller may have executed it, or a part of it, or, if its connection was lost, may still do so.
 pub const NVMEH_OUTCOME_UNKNOWN: u32 = 1;
 
+/// The request's channel was destroyed while a device had the request that does not stop: the device may
+/// still write to the request's memory, which must be neither used nor freed while the process lives.
+pub const NVMEH_MEMORY_KEPT: u32 = 2;
+
 /// The end of a request: exactly one for each that was accepted.
 #[repr(C)]
 #[derive(Clone, Copy)]

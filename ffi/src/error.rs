@@ -40,7 +40,7 @@ impl From<HostError> for Error {
             HostError::Controller(_) => e::ECONNREFUSED,
             HostError::Removed { .. } => e::ENODEV,
             HostError::NotLive { .. } => e::ENOTCONN,
-            HostError::Timeout { .. } => e::ETIMEDOUT,
+            HostError::Timeout { .. } | HostError::Unstopped(_) => e::ETIMEDOUT,
             HostError::Discovery { .. } => e::EPROTO,
             HostError::Busy(_) => e::EBUSY,
             HostError::Shutdown => e::ESHUTDOWN,

@@ -75,6 +75,11 @@ pub const NVMEH_EVENT_FENCING: c_int = 20;
 /// A lost controller executes nothing any more, writes that were held are sent again. `from`: how that
 /// is known (NVMEH_FENCED_BY_*); `value`: milliseconds since its end.
 pub const NVMEH_EVENT_FENCED: c_int = 21;
+/// A controller was given up, and its device does not stop: it does not answer, or does not obey. What it
+/// has is kept, and is sent nowhere else, until it has stopped.
+pub const NVMEH_EVENT_DEVICE_UNSTOPPED: c_int = 22;
+/// A device of which that was told has stopped: `value`, milliseconds since it was given up.
+pub const NVMEH_EVENT_DEVICE_STOPPED: c_int = 23;
 /// One that this version has no number for: `text`.
 pub const NVMEH_EVENT_OTHER: c_int = 255;
 
@@ -175,6 +180,14 @@ fn translate(timed: &TimedEvent) -> nvmeh_event {
                 TimeoutStep::Resetting => NVMEH_OVERDUE_RESETTING,
                 _ => 0,
             };
+            of_controller(&mut e, controller.as_u32(), address);
+        }
+        Event::DeviceUnstopped { controller, address } => {
+            e.kind = NVMEH_EVENT_DEVICE_UNSTOPPED;
+            of_controller(&mut e, controller.as_u32(), address);
+        }
+        Event::DeviceStopped { controller, address, after } => {
+            (e.kind, e.value) = (NVMEH_EVENT_DEVICE_STOPPED, millis(*after));
             of_controller(&mut e, controller.as_u32(), address);
         }
         Event::Fencing { controller, address, at_most } => {

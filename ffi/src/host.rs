@@ -357,10 +357,11 @@ pub unsafe extern "C" fn nvmeh_host_shutdown(host: *mut nvmeh_host) -> c_int {
 }
 
 /// Shuts the host down although pins are out: removals that are pending are carried out, requests
-/// that wait for a path fail, and it returns when no pin is out any more. Waits for pins of the
-/// program's own for at most `timeout_ms`.
+/// that wait for a path fail, and it returns when no pin is out any more. Waits for devices to stop, and
+/// for pins of the program's own, for at most `timeout_ms`.
 ///
-/// Returns 0; -EBUSY: the program still holds pins, the rest was done; -EFAULT, -EBADF, -ECHILD.
+/// Returns 0; -EBUSY: the program still holds pins, the rest was done; -ETIMEDOUT: devices have not stopped
+/// by then, all else was done, and the memory that they reach stays theirs; -EFAULT, -EBADF, -ECHILD.
 /// Thread: any.
 ///
 /// # Safety

@@ -7,7 +7,9 @@ use nvme_mpath::core::buffer::Buffer;
 use nvme_mpath::{Channel, IoCompletion, IoOp};
 
 use crate::buffers::Pieces;
-use crate::completion::{NVMEH_OUTCOME_UNKNOWN, nvmeh_callback, nvmeh_completion};
+use crate::completion::{
+    NVMEH_MEMORY_KEPT, NVMEH_OUTCOME_UNKNOWN, nvmeh_callback, nvmeh_completion,
+};
 use crate::error::{Error, Result, io_errno};
 
 /// A request under way.
@@ -188,17 +190,18 @@ impl State {
         self.done = done;
     }
 
-    /// Closes the channel. Nothing touches a buffer any more; what was under way ends as cancelled.
+    /// Closes the channel. Nothing touches a buffer any more, but those that are said to be kept; what was
+    /// under way ends as cancelled.
     pub(crate) fn close(&mut self) {
         let Some(mut channel) = self.channel.take() else { return };
         let mut done = std::mem::take(&mut self.done);
-        channel.quiesce(&mut done);
+        let kept = if channel.quiesce(&mut done) > 0 { NVMEH_MEMORY_KEPT } else { 0 };
         drop(channel);
         self.take_in(done);
         for at in 0..self.requests.len() {
             let request = &self.requests[at];
             if !request.free {
-                let flags = if request.modifies { NVMEH_OUTCOME_UNKNOWN } else { 0 };
+                let flags = kept | if request.modifies { NVMEH_OUTCOME_UNKNOWN } else { 0 };
                 let id = u64::from(request.generation) << 32 | (at as u64 + 1);
                 let (result, buffer) = (-libc::ECANCELED, Buffer::empty());
                 self.finish(id, End { result, flags, nvme_status: 0, value: 0, buffer });

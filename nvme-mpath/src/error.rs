@@ -7,6 +7,7 @@ use nvme_core::time::Duration;
 use nvme_core::transport::{TransportError, UrlError};
 
 use crate::pin::PinHolder;
+use crate::unstopped::Unstopped;
 use crate::window::LossCause;
 
 /// Why an I/O request did not succeed.
@@ -309,6 +310,10 @@ pub enum HostError {
     /// Pins are out.
     #[error("{} pin(s) are held: {}", .0.len(), holders(.0))]
     Busy(Vec<PinHolder>),
+    /// The host was shut down, and these devices have not stopped in the time that there was: what they
+    /// reach is theirs for as long as the process lives, and its memory is leaked.
+    #[error("{} device(s) do not stop, and keep the memory that they reach: {}", .0.len(), addresses(.0))]
+    Unstopped(Vec<Unstopped>),
     /// The host is shut down.
     #[error("the host is shut down")]
     Shutdown,
@@ -320,6 +325,14 @@ pub enum HostError {
         /// The operating system's answer.
         reason: String,
     },
+}
+
+fn addresses(list: &[Unstopped]) -> String {
+    let mut text: Vec<_> = list.iter().take(8).map(|u| u.address.to_string()).collect();
+    if list.len() > 8 {
+        text.push(format!("and {} more", list.len() - 8));
+    }
+    text.join("; ")
 }
 
 fn holders(list: &[PinHolder]) -> String {

@@ -98,6 +98,25 @@ pub enum Event {
         /// Why.
         cause: RemovedCause,
     },
+    /// A controller was given up some seconds ago, and its device does not stop: it does not answer, or
+    /// does not obey. What it has is kept, and is sent nowhere else, until it is known to have stopped;
+    /// if the host ends before, the memory that the device reaches is leaked.
+    DeviceUnstopped {
+        /// Which.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+    },
+    /// A device of which [`DeviceUnstopped`](Self::DeviceUnstopped) was told has stopped: what it had
+    /// ends, or is sent again.
+    DeviceStopped {
+        /// Which.
+        controller: ControllerId,
+        /// Its address.
+        address: Arc<str>,
+        /// Time since it was given up.
+        after: Duration,
+    },
     /// Writes were in flight on a controller that was lost, and are held until it is certain that it
     /// does not execute them any more; see [`Fence`](crate::Fence).
     Fencing {

@@ -17,7 +17,8 @@ use nvme_core::time::Duration;
 ///   times if it counts any command as a sign of life (TBKAS), and its Command Quiesce Time (CQT,
 ///   TP4129). By then it has noticed the loss and executed, or dropped, what it had;
 /// - it has said that it is shut down (`CSTS.SHST`);
-/// - it is on a bus and has been disabled or reset, which happens before its queues end.
+/// - it is on a bus and has been disabled or reset, or its server has let it go, which happens before
+///   its queues end.
 ///
 /// The factors 2 and 3 are those of the series that is posted for Linux. They hold for a target
 /// that keeps the rules for keep-alive timers; one that does not cannot be fenced by time.

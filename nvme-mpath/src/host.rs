@@ -25,10 +25,13 @@ use crate::numa::NumaTopology;
 use crate::options::{ChannelOptions, ControllerOptions, HostOptions};
 use crate::pin::{KeepFor, PinGuard, PinHolder, PinLedger, PinReason, PinsClosed};
 use crate::policy::{PathPolicy, Policies};
+use crate::unstopped::Unstopped;
 use crate::window::DelayedRemoval;
 
 /// Longest single wait; longer ones are made of several.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// How long the end of a host waits for devices to stop where the program sets no limit.
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What all handles of a host have in common.
 pub(crate) struct Shared {
@@ -40,6 +43,8 @@ pub(crate) struct Shared {
     /// Heads that are not gone, by instance.
     pub(crate) heads: Mutex<BTreeMap<u32, Arc<Head>>>,
     pub(crate) controllers: Mutex<BTreeMap<ControllerId, Arc<ControllerStatus>>>,
+    /// Devices that were given up and have not stopped.
+    pub(crate) unstopped: Mutex<Vec<Unstopped>>,
     /// The windows of new heads.
     pub(crate) delayed_removal: Mutex<DelayedRemoval>,
     memory: MemoryPool,
@@ -137,6 +142,7 @@ impl Host {
             ledger: PinLedger::new(options.keep_alive.clone()),
             heads: Mutex::default(),
             controllers: Mutex::default(),
+            unstopped: Mutex::default(),
             delayed_removal: Mutex::new(options.delayed_removal),
             memory: MemoryPool::default(),
             policies: Mutex::new(Policies { host: options.policy, ..Policies::default() }),
@@ -339,6 +345,12 @@ impl Host {
         controllers.values().map(handle).collect()
     }
 
+    /// Devices that were given up and that nothing has stopped yet, oldest first.
+    #[must_use]
+    pub fn unstopped(&self) -> Vec<Unstopped> {
+        self.shared.unstopped.lock().clone()
+    }
+
     /// Sets the windows of heads that are made from now on.
     pub fn set_delayed_removal(&self, windows: impl Into<DelayedRemoval>) {
         *self.shared.delayed_removal.lock() = windows.into();
@@ -403,37 +415,41 @@ impl Host {
 
     /// Shuts the host down: disconnects all controllers, removes all heads, ends the control plane.
     /// Requests that are under way fail with [`IoError::Shutdown`](crate::IoError::Shutdown) when
-    /// their channel is next polled.
+    /// their channel is next polled; those that a device has which does not stop, when it has. Waits
+    /// for devices to stop, for five seconds at most.
     ///
     /// # Errors
     /// [`HostError::Busy`] with the holders when pins are out; then nothing was done.
+    /// [`HostError::Unstopped`] with the devices that have not stopped; all was done.
     pub fn shutdown(&self) -> Result<(), HostError> {
         self.shared.ledger.close_if_unpinned().map_err(HostError::Busy)?;
-        self.end();
-        Ok(())
+        self.end(STOP_LIMIT)
     }
 
     /// Shuts the host down although pins are out: pending removals are carried out at once, parked
-    /// requests fail. Waits at most `limit` for the pins that the program holds itself.
+    /// requests fail. Waits at most `limit` for devices to stop and for the pins that the program holds
+    /// itself.
     ///
     /// # Errors
-    /// [`HostError::Busy`] with the holders if some are left after `limit`; the rest was done.
+    /// [`HostError::Busy`] with the holders if some are left after `limit`, else
+    /// [`HostError::Unstopped`] with the devices that have not stopped by then; the rest was done.
     pub fn shutdown_forced(&self, limit: Duration) -> Result<(), HostError> {
-        self.shared.ledger.close();
-        self.end();
         let began = std::time::Instant::now();
+        self.shared.ledger.close();
+        let ended = self.end(limit);
         while self.pin_count() > 0 {
             if began.elapsed() >= limit {
                 return Err(HostError::Busy(self.pins()));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(())
+        ended
     }
 
     /// Begins what [`shutdown`](Self::shutdown) does, or with `force` what
     /// [`shutdown_forced`](Self::shutdown_forced) does, and returns at once. For hosts that the
-    /// program drives: the end is there when [`drive`](Self::drive) returns `false`.
+    /// program drives: the end is there when [`drive`](Self::drive) returns `false`, and what has not
+    /// stopped by then is in [`unstopped`](Self::unstopped).
     ///
     /// # Errors
     /// [`HostError::Busy`] with the holders when pins are out and `force` is not given; then nothing
@@ -444,12 +460,13 @@ impl Host {
         } else {
             self.shared.ledger.close_if_unpinned().map_err(HostError::Busy)?;
         }
-        self.shared.commands.send(Command::Shutdown);
+        self.shared.commands.send(Command::Shutdown { limit: STOP_LIMIT });
         Ok(())
     }
 
-    fn end(&self) {
-        self.shared.commands.send(Command::Shutdown);
+    /// Devices have `limit` to stop.
+    fn end(&self, limit: Duration) -> Result<(), HostError> {
+        self.shared.commands.send(Command::Shutdown { limit });
         if self.shared.options.control_thread {
             if let Some(thread) = self.thread.lock().take() {
                 // A panic of the control thread was printed by it already.
@@ -458,6 +475,8 @@ impl Host {
         } else {
             while self.shared.drive(Duration::from_millis(100)) {}
         }
+        let left = self.unstopped();
+        if left.is_empty() { Ok(()) } else { Err(HostError::Unstopped(left)) }
     }
 }
 

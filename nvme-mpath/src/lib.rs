@@ -41,6 +41,7 @@ mod pin;
 mod policy;
 mod published;
 mod sync;
+mod unstopped;
 mod view;
 mod window;
 
@@ -63,10 +64,11 @@ pub use observe::Observer;
 pub use observe::TracingObserver;
 pub use observe::snapshot::{
     ControllerSnapshot, ErrorCount, HeadSnapshot, PathSnapshot, PinSnapshot, Snapshot,
-    SubsystemSnapshot,
+    SubsystemSnapshot, UnstoppedSnapshot,
 };
 pub use options::{ChannelOptions, ControllerOptions, HostOptions, OverdueAction, TimeoutPolicy};
 pub use pin::{Keep, KeepFor, PinGuard, PinHolder, PinReason, PinsClosed};
 pub use policy::{PathPolicy, UnknownPolicy};
+pub use unstopped::Unstopped;
 pub use view::Geometry;
 pub use window::{DelayedRemoval, LossCause, Window};

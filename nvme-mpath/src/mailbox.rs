@@ -120,8 +120,10 @@ pub(crate) enum Command {
     FinishRemoval(Arc<Head>),
     /// A view was published by somebody else than the control plane: tell the channels.
     HeadChanged,
-    /// Disconnect everything, remove every head, end.
-    Shutdown,
+    /// Disconnect everything, remove every head, end. Devices have `limit` to stop.
+    Shutdown {
+        limit: Duration,
+    },
     /// The program has no host handle any more: end when nothing holds the library.
     Orphaned,
 }

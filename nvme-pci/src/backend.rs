@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nvme_core::memory::{Memory, MemoryKind};
 use nvme_core::quirk::DeviceIds;
@@ -148,12 +149,30 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// has returned successfully, the function reaches memory no more.
     ///
     /// # Errors
-    /// [`BackendError`] if the setting cannot be made.
+    /// [`BackendError`] if the setting cannot be made. For a call with `false`, `Gone` says that there
+    /// is no function that could reach memory; one that merely does not answer is not gone.
     fn set_bus_master(&self, on: bool) -> Result<(), BackendError>;
 
     /// Whether the function is asked for, or has been taken away: the driver then stops using it as
     /// fast as it can. Cheap; called ten times a second. Stays true once it is.
     fn removal_requested(&self) -> bool;
+
+    /// Why the function is lost, if more is known of that than its registers tell.
+    fn why_lost(&self) -> Option<String> {
+        None
+    }
+
+    /// Waits until it is worth the while to try once more to stop a function that could not be
+    /// stopped, at most `limit`.
+    fn await_change(&self, limit: Duration) {
+        std::thread::sleep(limit);
+    }
+
+    /// Whether the function may be opened anew, and be used, although a use before could not be
+    /// stopped: that one has no part in what this one does.
+    fn is_apart(&self) -> bool {
+        false
+    }
 
     /// Whether a function that is gone may answer again by itself under the same address, as that of
     /// a server which is started again does. One on a bus does not: whoever puts it back says so.

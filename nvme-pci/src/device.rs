@@ -18,7 +18,7 @@ use zerocopy::FromBytes;
 use crate::backend::{Backend, BackendError};
 use crate::cmb::Cmb;
 use crate::counters::Ledger;
-use crate::dma::PAGE;
+use crate::dma::{DmaMapping, PAGE};
 use crate::hmb::HostBuffer;
 use crate::options::{CmbUse, Notice, Options};
 use crate::pair::Pair;
@@ -90,6 +90,8 @@ pub(crate) struct Device {
     buffer: Mutex<Option<HostBuffer>>,
     /// Queues whose owner has dropped them while the controller may still use their memory.
     yard: Mutex<Vec<(u16, Pair)>>,
+    /// Memory that is not registered any more while the same holds.
+    unmapped: Mutex<Vec<DmaMapping>>,
 }
 
 impl Device {
@@ -149,6 +151,7 @@ impl Device {
             cmb: OnceLock::new(),
             buffer: Mutex::default(),
             yard: Mutex::default(),
+            unmapped: Mutex::default(),
         })
     }
 
@@ -367,7 +370,7 @@ impl Device {
         let spawned = thread.spawn(move || {
             // If nobody else has the device, what follows is what dropping it does.
             while !device.stop() && Arc::strong_count(&device) > 1 {
-                std::thread::sleep(RETRY_PAUSE);
+                device.backend.await_change(RETRY_PAUSE);
             }
         });
         if spawned.is_err() {
@@ -425,7 +428,8 @@ impl Device {
 
     /// The function has been taken away: for good, unless it may come back by itself.
     fn gone(&self, reason: &str) -> TransportError {
-        let (address, reason) = (self.address(), reason.to_owned());
+        let address = self.address();
+        let reason = self.backend.why_lost().unwrap_or_else(|| reason.to_owned());
         if self.backend.may_return() {
             TransportError::Lost { address, reason }
         } else {
@@ -461,6 +465,8 @@ impl Device {
         self.stopped.store(true, Ordering::Release);
         self.backend.close();
         let freed = std::mem::take(&mut *self.yard.lock());
+        drop(freed);
+        let freed = std::mem::take(&mut *self.unmapped.lock());
         drop(freed);
         if let Some(buffer) = self.buffer.lock().take() {
             buffer.put_back(reset);
@@ -513,6 +519,19 @@ impl Device {
         }
     }
 
+    /// Ends the mapping of memory that is not registered any more. A device that is being stopped is
+    /// past being told: it keeps the memory, which nobody else gets, until it has stopped.
+    pub fn unmap(&self, mapping: DmaMapping) {
+        let mut unmapped = self.unmapped.lock();
+        if self.is_dead() && !self.is_stopped() {
+            unmapped.push(mapping);
+            return;
+        }
+        // Unmapped when no lock is held.
+        drop(unmapped);
+        drop(mapping);
+    }
+
     /// The controller has deleted queue `qid` and uses its memory no more (NVMe 2.1 §5.2.3).
     pub fn deleted(&self, qid: u16) {
         let freed = self.yard.lock().extract_if(.., |(q, _)| *q == qid).collect::<Vec<_>>();
@@ -527,6 +546,7 @@ impl Drop for Device {
             std::mem::forget(std::mem::take(&mut *self.yard.lock()));
             std::mem::forget((self.shadow.take(), self.cmb.take(), self.buffer.lock().take()));
             std::mem::forget(std::mem::take(&mut *self.regions.lock()));
+            std::mem::forget(std::mem::take(&mut *self.unmapped.lock()));
         }
     }
 }

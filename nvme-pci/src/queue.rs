@@ -23,13 +23,20 @@ use crate::slots::Watch;
 const POLL_BUSY: Duration = Duration::from_micros(50);
 /// The same for an admin queue with nothing but event requests.
 const POLL_IDLE: Duration = Duration::from_millis(10);
-/// How often a queue looks whether its controller has been stopped at last.
-pub(crate) const POLL_STOPPING: Duration = Duration::from_millis(1);
+/// How often it is looked whether a controller has been stopped at last: at first, and when that has
+/// not helped for long.
+const POLL_STOPPING: Duration = Duration::from_millis(1);
+const POLL_STUCK: Duration = Duration::from_millis(50);
 /// How often the admin queue looks whether the controller is still there, and sound.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// No number of changes that there is: the next submission looks at the device.
 const NEVER: u64 = u64::MAX;
+
+/// When to look again whether a controller has been stopped that is being stopped `since` then.
+pub(crate) fn stopping_at(since: Instant, now: Instant) -> Instant {
+    now + (now.saturating_since(since) / 32).clamp(POLL_STOPPING, POLL_STUCK)
+}
 
 /// See the module's text. Of the queues of a controller the admin queue alone watches over its
 /// health.
@@ -53,6 +60,8 @@ pub(crate) struct PciQueue {
     polled_at: Instant,
     health_at: Instant,
     pending: bool,
+    /// Since when it waits that the controller stops.
+    ending_since: Option<Instant>,
     failure: Option<TransportError>,
 }
 
@@ -108,6 +117,7 @@ impl PciQueue {
             polled_at: now,
             health_at: now + HEALTH_INTERVAL,
             pending: true,
+            ending_since: None,
             failure: None,
         })
     }
@@ -215,7 +225,8 @@ impl PciQueue {
         self.device.begin_stop();
         if !self.device.is_stopped() {
             self.pending = false;
-            return QueueStatus::Ready;
+            self.ending_since.get_or_insert(self.polled_at);
+            return QueueStatus::Ending(self.device.reason());
         }
         let reason = self.device.reason();
         if !matches!(reason, TransportError::Protocol { .. }) {
@@ -334,7 +345,8 @@ impl Queue for PciQueue {
         }
         let pair = self.pair.as_ref()?;
         if self.device.is_dead() {
-            return Some(self.polled_at + POLL_STOPPING);
+            let since = self.ending_since.unwrap_or(self.polled_at);
+            return Some(stopping_at(since, self.polled_at));
         }
         let polling = match &self.interrupt {
             Some(_) => None,

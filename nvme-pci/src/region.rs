@@ -204,8 +204,10 @@ impl Registry {
         let devices: Vec<Arc<Device>> = state.devices.iter().filter_map(Weak::upgrade).collect();
         drop(state);
         for device in devices {
-            // Unmapped when no lock is held: queues wait for that of the regions.
-            drop(device.change_regions(|regions| regions.remove(memory)));
+            // Unmapped when that lock is not held: queues wait for it.
+            if let Some(mapping) = device.change_regions(|regions| regions.remove(memory)) {
+                device.unmap(mapping);
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::device::{Device, is_absent};
 use crate::hmb::{HostBuffer, Shelf};
 use crate::opening::{OpeningQueue, set_up};
 use crate::options::Options;
-use crate::queue::POLL_STOPPING;
+use crate::queue::stopping_at;
 use crate::region::Registry;
 use crate::system::shared;
 use crate::url::Location;
@@ -36,7 +36,8 @@ const ADMIN_ENTRIES_MAX: u16 = 4096;
 ///
 /// A controller that is lost is disabled, or reset, before its buffers are given back; this takes as
 /// long as the controller does, two seconds at most and a reset after that. It happens in
-/// [`Association::kill`], or in the [`Queue::poll`] that notices a fault.
+/// [`Association::kill`], or in the [`Queue::poll`] that notices a fault. One that nothing stops keeps the
+/// buffers; when nobody is left who waits for it their memory is leaked.
 ///
 /// A function that has been taken away, or is not there, ends its controller at once, whatever
 /// `ctrl_loss_tmo` says ([`TransportError::Gone`]): its paths leave, and the window of delayed removal
@@ -163,7 +164,16 @@ impl Endpoint for PciEndpoint {
         };
         let (shelf, kind) = (Arc::clone(&self.shelf), self.shared.open.memory_kind());
         let address = self.address.clone();
-        Ok(Box::new(PciAssociation { way, address, max_transfer, shelf, kind, killed: false }))
+        let (killed, stopping_since) = (false, None);
+        Ok(Box::new(PciAssociation {
+            way,
+            address,
+            max_transfer,
+            shelf,
+            kind,
+            killed,
+            stopping_since,
+        }))
     }
 }
 
@@ -201,6 +211,8 @@ struct PciAssociation {
     kind: MemoryKind,
     /// It is stopped as soon as it is open.
     killed: bool,
+    /// Since when somebody waits that it is.
+    stopping_since: Option<Instant>,
 }
 
 /// Where the function is.
@@ -296,7 +308,12 @@ impl Association for PciAssociation {
     fn stopping(&mut self, now: Instant) -> Option<Instant> {
         let opening = self.settle().unwrap_or(false);
         let stopped = self.device().is_none_or(|device| device.is_stopped());
-        (opening || !stopped).then_some(now + POLL_STOPPING)
+        let since = *self.stopping_since.get_or_insert(now);
+        (opening || !stopped).then(|| stopping_at(since, now))
+    }
+
+    fn is_apart(&self) -> bool {
+        self.device().is_some_and(|device| device.backend().is_apart())
     }
 
     fn max_transfer(&self) -> Option<usize> {

@@ -52,7 +52,7 @@ fn open(association: &mut dyn Association, qid: u16, cntlid: u16) -> (Box<dyn Qu
         match queue.poll(Instant::ZERO + start.elapsed(), &mut Vec::new()) {
             QueueStatus::Ready => break,
             QueueStatus::Opening => std::thread::yield_now(),
-            QueueStatus::Failed(error) => panic!("{error}"),
+            QueueStatus::Ending(error) | QueueStatus::Failed(error) => panic!("{error}"),
         }
     }
     let (subsystem, host) = (Nqn::new(NQN).unwrap(), Nqn::from_uuid(Uuid([7; 16])));
@@ -151,7 +151,7 @@ fn a_target_that_grants_no_digests_is_refused() {
     let start = Wall::now();
     loop {
         match queue.poll(Instant::ZERO + start.elapsed(), &mut Vec::new()) {
-            QueueStatus::Failed(error) => {
+            QueueStatus::Ending(error) | QueueStatus::Failed(error) => {
                 assert!(error.to_string().contains("ICResp: DGST"), "{error}");
                 return;
             }

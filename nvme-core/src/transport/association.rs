@@ -87,7 +87,8 @@ pub trait Association: Send {
     /// once. No queue takes commands any more. As soon as no device writes to their buffers and no
     /// socket sends from them ([`Association::stopping`]), each queue's next [`Queue::poll`] says
     /// [`Failed`](super::QueueStatus::Failed); until then a queue goes on holding the buffers of its
-    /// commands. May be called from any thread, repeatedly.
+    /// commands ([`Ending`](super::QueueStatus::Ending)), without a limit: a device that nothing stops
+    /// keeps what it has. May be called from any thread, repeatedly.
     fn kill(&mut self);
 
     /// Whether what [`Association::kill`] began is still under way, and if so when to ask again;
@@ -96,6 +97,13 @@ pub trait Association: Send {
     fn stopping(&mut self, now: Instant) -> Option<Instant> {
         let _ = now;
         None
+    }
+
+    /// Whether another association with the same controller is apart from this one, and may be made
+    /// although this one is still being [stopped](Self::stopping), as with a server that has begun a
+    /// new life at its address. Where both would be uses of one device, it must not.
+    fn is_apart(&self) -> bool {
+        false
     }
 
     /// The largest data that one command can move, in bytes, if the transport has a limit.

@@ -80,6 +80,11 @@ pub enum QueueStatus {
     Opening,
     /// Commands may be submitted.
     Ready,
+    /// The queue is dead for this reason and takes no command any more, but the device has not stopped
+    /// yet: it may still write to the buffers of what is in flight, and still execute it. The queue
+    /// goes on holding that, for as long as it takes, and is to be polled until it says `Failed`.
+    /// Dropping it leaves the buffers with the device.
+    Ending(TransportError),
     /// The queue is dead, every command has been completed, and no buffer is held any more.
     /// Nothing but dropping it makes sense.
     Failed(TransportError),

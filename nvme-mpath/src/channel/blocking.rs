@@ -9,6 +9,7 @@ use super::slab::Flags;
 use super::{Channel, IoCompletion, IoRequest, PassthroughCommand};
 use crate::error::{IoError, SubmitError};
 use crate::head::Head;
+use crate::host::STOP_LIMIT;
 
 /// Why a blocking call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -109,16 +110,29 @@ impl Channel {
     /// where there is no such request: what travels over fabrics is cut off by the drop.
     ///
     /// It takes as long as an Abort does, or
-    /// [`io_timeout`](crate::ChannelOptions::io_timeout) and the reset of the controller.
-    pub fn quiesce(&mut self, done: &mut Vec<IoCompletion>) {
-        if !self.queues.are_in_memory() {
-            return;
+    /// [`io_timeout`](crate::ChannelOptions::io_timeout) and the reset of the controller. A device that
+    /// does not stop then ([`Event::DeviceUnstopped`](crate::Event::DeviceUnstopped)) is waited for no
+    /// longer than five seconds.
+    ///
+    /// Returns how many requests such a device still has, mostly none. It may write to their buffers for
+    /// as long as the process lives: what they have by raw pointers must be neither used nor freed.
+    pub fn quiesce(&mut self, done: &mut Vec<IoCompletion>) -> usize {
+        if self.queues.kept().0 == 0 {
+            return 0;
         }
         self.cancel_all();
+        let mut stuck_since = None;
         loop {
             self.poll(done);
-            if !self.queues.are_in_memory() {
-                return;
+            let (kept, all_stuck) = self.queues.kept();
+            if kept == 0 {
+                return 0;
+            }
+            let now = self.shared.clock.now();
+            match stuck_since {
+                Some(since) if all_stuck && now >= since + STOP_LIMIT => return kept,
+                _ if !all_stuck => stuck_since = None,
+                _ => _ = stuck_since.get_or_insert(now),
             }
             self.wait_and_drive();
         }

@@ -11,7 +11,8 @@ impl Channel {
     ///
     /// One that is not in a queue, because it waits for a path, for room or for its time, ends with
     /// [`IoError::Cancelled`](crate::IoError::Cancelled) in the next [`poll`](Self::poll). One that
-    /// a controller has is not given back before its answer has come, or its connection is lost. The
+    /// a controller has is not given back before its answer has come, or its connection is lost, and, on
+    /// a bus, its device has stopped. The
     /// controller is asked to abort it (`NVMe 2.1 §5.1.1`), unless
     /// [`on_timeout`](crate::ControllerOptions::on_timeout) wants no Abort, or more than 64 wait for
     /// one. If it does, the request is cancelled; if it had done it, or does not care, the request ends

@@ -126,6 +126,18 @@ impl Channel {
         }
     }
 
+    /// Writes are in flight on an association whose queue is dead, and may still be carried out, or are sent
+    /// again later: those that come meanwhile to the same blocks wait for their end.
+    pub(super) fn hold_behind_those_of(&mut self, association: AssociationId) {
+        let Self { slab, held, .. } = self;
+        for (at, entry) in slab.iter_mut() {
+            let has = entry.place == Place::InFlight && entry.sent_on == association;
+            if has && entry.op.modifies() && !held.items.iter().any(|i| i.at == at) {
+                held.items.push(Item { at, waits: Waits::End(entry.tag) });
+            }
+        }
+    }
+
     /// A new write must wait if it overlaps one that is held. Returns whether it does.
     pub(super) fn hold_behind(&mut self, at: u32) -> bool {
         if !self.slab[at].op.modifies() {

@@ -41,6 +41,8 @@ impl Channel {
                 self.queues.at(place).draining = true;
                 self.draining = true;
             }
+            // It comes back by itself.
+            None if self.queues.is_dying(association) => {}
             None => self.released(association),
         }
     }
@@ -74,6 +76,7 @@ impl Channel {
     fn queue_down(&mut self, association: AssociationId) {
         match self.queues.find(association) {
             Some(place) => self.queues.let_die(place),
+            None if self.queues.is_dying(association) => {}
             None => self.released(association),
         }
     }

@@ -375,6 +375,11 @@ impl Channel {
                 QueueStatus::Failed(error) => {
                     self.queue_died(place, error, before);
                 }
+                QueueStatus::Ending(error) => {
+                    q.count(taken, sent);
+                    self.queue_ends(place, error);
+                    place += 1;
+                }
                 _ => {
                     q.count(taken, sent);
                     if self.batch.is_timed() {

@@ -35,6 +35,20 @@ impl Channel {
         commands.send(Command::QueueReleased { association, channel });
     }
 
+    /// A queue is dead, and its device goes on with what it has: the control plane is told at once, and
+    /// the queue is polled until it gives that back. What a write that it has would undo waits for that.
+    #[cold]
+    pub(super) fn queue_ends(&mut self, place: usize, error: TransportError) {
+        let q = self.queues.at(place);
+        if std::mem::replace(&mut q.ending, true) {
+            return;
+        }
+        let (association, channel) = (q.association, self.letters.id);
+        self.queues.let_die(place);
+        self.hold_behind_those_of(association);
+        self.shared.commands.send(Command::QueueFailed { association, channel, error });
+    }
+
     /// What a queue ended itself was not answered by a controller. Another queue's controller may have
     /// answered with that status, for whatever reason, and that one lives.
     fn mark_lost(&mut self, fencing: Fencing, from: usize) {

@@ -45,6 +45,8 @@ pub(super) struct ChannelQueue {
     /// Its association was killed: it takes no requests, and is kept until it gives back those that
     /// it has.
     pub(super) dying: bool,
+    /// It has said so itself, and the control plane was told.
+    pub(super) ending: bool,
 }
 
 /// Takes the times of a queue's commands.
@@ -248,12 +250,6 @@ impl Queues {
         self.list.len()
     }
 
-    /// Whether a device on a bus has commands of the channel.
-    pub(super) fn are_in_memory(&self) -> bool {
-        let is = |q: &ChannelQueue| q.queue.setup() != QueueSetup::Connect;
-        self.list.iter().any(|q| q.queue.in_flight() > 0 && is(q))
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = &ChannelQueue> {
         self.list.iter()
     }
@@ -293,6 +289,19 @@ impl Queues {
             }
             _ => None,
         }
+    }
+
+    /// Whether the queue of an association is kept only for what it has.
+    pub(super) fn is_dying(&self, association: AssociationId) -> bool {
+        self.list.iter().any(|q| q.dying && q.association == association)
+    }
+
+    /// Commands of the channel that devices on a bus have, and whether none of these obeys.
+    pub(super) fn kept(&self) -> (usize, bool) {
+        let is =
+            |q: &&ChannelQueue| q.queue.in_flight() > 0 && q.queue.setup() != QueueSetup::Connect;
+        let having = || self.list.iter().filter(is);
+        (having().map(|q| q.queue.in_flight()).sum(), having().all(|q| q.ending))
     }
 
     /// Whether the controller refused this channel a queue; how many it grants.
@@ -344,6 +353,7 @@ impl Queues {
             draining: false,
             overdue: false,
             dying: false,
+            ending: false,
         });
         *self.slot(association) = Entry::Queue(at);
     }

@@ -12,6 +12,7 @@ use nvme_core::transport::{Completion, Data, QueueStatus, Tag};
 
 use super::Control;
 use super::slot::{OwnQueue, Slot};
+use super::unstopped::PATIENCE;
 use crate::event::Event;
 use crate::load::Board;
 use crate::mailbox::Letter;
@@ -83,7 +84,11 @@ impl Control {
         slot.status.facts.lock().associate(&slot.board);
         slot.traffic_seen = 0;
         self.assign_all(at, now);
+        let occupied = self.slots[at].as_ref().and_then(|s| self.occupied(&s.status.address));
         let Some(slot) = self.slots[at].as_mut() else { return };
+        if let Some(error) = occupied {
+            return slot.machine.association_failed(now, error);
+        }
         match slot.endpoint.associate(now) {
             Ok(association) => {
                 slot.association = Some(association);
@@ -217,7 +222,8 @@ impl Control {
         if newly_ready {
             slot.machine.queue_ready(now, qid, setup);
         }
-        if let QueueStatus::Failed(error) = status {
+        // What a dead queue still holds stays with the device when it is dropped.
+        if let QueueStatus::Failed(error) | QueueStatus::Ending(error) = status {
             self.forget_queue(at, qid);
             if let Some(slot) = self.slots[at].as_mut() {
                 slot.machine.queue_failed(now, qid, error);
@@ -244,6 +250,7 @@ impl Control {
         self.remember_ended(at, now);
         let Some(slot) = self.slots[at].as_mut() else { return };
         slot.opening = None;
+        slot.killed_at = now;
         if let Some(mut association) = slot.association.take() {
             association.kill();
             slot.dying = Some(association);
@@ -277,21 +284,25 @@ impl Control {
         self.resetter_lost(association, now);
     }
 
-    /// Whether nothing reaches memory any more by the association that was killed. Where that takes
-    /// its time, nobody waits for it: it is looked at again and again.
+    /// Whether nothing reaches memory any more by the association that was killed, or that is not waited
+    /// for any more. Where that takes its time, nobody waits for it: it is looked at again and again.
     fn is_stopped(&mut self, at: usize, now: Instant) -> bool {
         let forced = self.shutting_down;
         let Some(slot) = self.slots[at].as_mut() else { return true };
         slot.stop_poll = None;
         let Some(dying) = slot.dying.as_mut() else { return true };
-        if let Some(again) = dying.stopping(now).filter(|_| !forced) {
-            slot.stop_poll = Some(again);
-            // The channels take their queues apart only once they are harmless.
-            slot.teardown_by = Some(now + TEARDOWN_LIMIT);
-            return false;
+        let Some(again) = dying.stopping(now) else {
+            slot.dying = None;
+            return true;
+        };
+        if forced || now >= slot.killed_at + PATIENCE {
+            self.leave_unstopped(at, now);
+            return true;
         }
-        slot.dying = None;
-        true
+        slot.stop_poll = Some(again);
+        // The channels take their queues apart only once they are harmless.
+        slot.teardown_by = Some(now + TEARDOWN_LIMIT);
+        false
     }
 
     /// Goes on once the dead association has been stopped, and all its queues have been taken apart

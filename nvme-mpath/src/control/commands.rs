@@ -46,10 +46,10 @@ impl Control {
                 if let Some(at) = self.find_association(association)
                     && let Some(slot) = self.slots[at].as_mut()
                 {
+                    // The channel has it until it is released, which may be long after.
                     let mut handed = slot.map.handed.iter();
                     let qid = handed.find(|(_, c)| **c == channel).map(|(q, _)| *q);
                     if let Some(qid) = qid {
-                        slot.map.handed.remove(&qid);
                         slot.machine.queue_failed(now, qid, error);
                         self.drain(at, now);
                     }
@@ -80,7 +80,7 @@ impl Control {
             Command::RemovalRearmed(head, timer) => self.removal_rearmed(&head, timer, now),
             Command::FinishRemoval(head) => self.finish_removal(&head, now),
             Command::HeadChanged => self.views_changed = true,
-            Command::Shutdown => self.shut_down(),
+            Command::Shutdown { limit } => self.shut_down(limit),
             Command::Orphaned => self.orphaned = true,
         }
     }
@@ -143,6 +143,7 @@ impl Control {
             opening: None,
             dying: None,
             stop_poll: None,
+            killed_at: now,
             max_transfer: None,
             board: Arc::new(Board::new(0)),
             queues: Vec::new(),

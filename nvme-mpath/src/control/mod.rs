@@ -12,6 +12,7 @@ mod removal;
 mod slot;
 mod slots;
 mod timeouts;
+mod unstopped;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -26,13 +27,14 @@ use nvme_core::nqn::Nqn;
 use nvme_core::time::{Duration, Instant, earlier};
 
 use crate::event::Event;
-use crate::host::Shared;
+use crate::host::{STOP_LIMIT, Shared};
 use crate::ids::{ChannelId, ControllerId};
 use crate::lifecycle::Timer;
 use crate::mailbox::{ChannelShared, Command};
 use fence::Ended;
 use heads::{HeadEntry, IdKey};
 use slots::Slots;
+use unstopped::Stuck;
 
 /// The token of the letter box; queues have `slot << 16 | qid`, plus one.
 const LETTERS: Token = Token(0);
@@ -57,6 +59,10 @@ pub(crate) struct Control {
     timers: BinaryHeap<Reverse<(Instant, u32, u64)>>,
     /// Associations that have ended and may live on at the target, by epoch.
     ended: BTreeMap<u64, Ended>,
+    /// Associations whose device does not stop.
+    unstopped: Vec<Stuck>,
+    /// How long the end of the host waits for them.
+    stop_until: Option<Instant>,
     channels: BTreeMap<ChannelId, Arc<ChannelShared>>,
     /// Queues to be polled before the next wait.
     repoll: Vec<(usize, u16)>,
@@ -86,6 +92,8 @@ impl Control {
             reports: 0,
             timers: BinaryHeap::new(),
             ended: BTreeMap::new(),
+            unstopped: Vec::new(),
+            stop_until: None,
             channels: BTreeMap::new(),
             repoll: Vec::new(),
             next_epoch: 1,
@@ -132,6 +140,7 @@ impl Control {
         }
         self.run_removal_timers(now);
         self.run_fence_timers(now);
+        self.run_unstopped(now);
         self.offer_refused(now);
         self.poll_queues(now);
         if std::mem::take(&mut self.views_changed) {
@@ -147,6 +156,7 @@ impl Control {
             return Some(now);
         }
         let slots = earlier(self.slots.deadline(now), self.fence_deadline());
+        let slots = earlier(slots, self.unstopped_deadline());
         let timer = self.timers.peek().map(|Reverse((at, _, _))| *at);
         let orphan = self.orphaned.then(|| now + ORPHAN_CHECK);
         earlier(slots, earlier(timer, orphan)).filter(|d| *d != Instant::NEVER)
@@ -186,7 +196,7 @@ impl Control {
                 self.channel_opened(channel, now);
             }
         }
-        self.shut_down();
+        self.shut_down(Duration::ZERO);
         for at in 0..self.slots.len() {
             if self.slots[at].is_some() {
                 self.tear_down(at, now);
@@ -194,6 +204,7 @@ impl Control {
             }
         }
         self.finish_all();
+        self.abandon_unstopped(now);
         self.channels.values().for_each(|c| c.notify());
         self.shared.ended.store(true, Ordering::Release);
         self.shared.made_progress();
@@ -204,11 +215,15 @@ impl Control {
         let idle = self.shared.ledger.count() == 0 && self.channels.is_empty();
         if self.orphaned && idle && !self.shutting_down {
             self.shared.ledger.close();
-            self.shut_down();
+            self.shut_down(STOP_LIMIT);
             self.step();
         }
-        let over = self.shutting_down && self.slots.iter().all(Option::is_none);
+        let now = self.shared.clock.now();
+        let stopped =
+            self.unstopped.is_empty() || self.stop_until.is_some_and(|until| until <= now);
+        let over = self.shutting_down && stopped && self.slots.iter().all(Option::is_none);
         if over {
+            self.abandon_unstopped(now);
             self.finish_all();
             self.shared.ended.store(true, Ordering::Release);
             self.shared.made_progress();
@@ -216,9 +231,10 @@ impl Control {
         over
     }
 
-    /// Tells everyone and begins to delete every controller.
-    fn shut_down(&mut self) {
+    /// Tells everyone and begins to delete every controller. Devices have `limit` to stop.
+    fn shut_down(&mut self, limit: Duration) {
         let now = self.shared.clock.now();
+        self.stop_until = Some(now + limit);
         self.shutting_down = true;
         for at in 0..self.slots.len() {
             self.delete_slot(at, now);

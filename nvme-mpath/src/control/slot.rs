@@ -65,6 +65,8 @@ pub(super) struct Slot {
     pub(super) dying: Option<Box<dyn Association>>,
     /// When to look again whether it has been.
     pub(super) stop_poll: Option<Instant>,
+    /// When it was killed.
+    pub(super) killed_at: Instant,
     pub(super) max_transfer: Option<usize>,
     /// Counts of the I/O queues of this association.
     pub(super) board: Arc<Board>,

@@ -45,6 +45,12 @@ impl Observer for TracingObserver {
             E::ControllerRemoved { controller, address, cause } => {
                 warn!(target: TARGET, controller = controller.as_u32(), %address, ?cause, "controller removed");
             }
+            E::DeviceUnstopped { controller, address } => {
+                error!(target: TARGET, controller = controller.as_u32(), %address, "device does not stop; what it has is kept");
+            }
+            E::DeviceStopped { controller, address, after } => {
+                info!(target: TARGET, controller = controller.as_u32(), %address, after = after.as_secs_f64(), "device has stopped");
+            }
             E::Fencing { controller, address, at_most } => {
                 warn!(target: TARGET, controller = controller.as_u32(), %address, at_most = at_most.as_secs_f64(), "fencing a lost controller");
             }

@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 const QUICK: Duration = Duration::from_secs(1);
 
 /// The longest that a request takes.
-const fn limit(command: Command) -> Duration {
+pub(super) const fn limit(command: Command) -> Duration {
     match command {
         Command::RegionRead | Command::RegionWrite => QUICK,
         _ => LIMIT,
@@ -112,8 +112,9 @@ impl Connection {
     ) -> Result<Reply, Failure> {
         let deadline = Instant::now() + limit(command);
         self.exchange(command, payload, fd, deadline).unwrap_or_else(|error| {
-            // What comes after cannot be told apart from what was missed.
-            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+            // What comes after cannot be told apart from what was missed. The other direction stays open:
+            // by its end the server says that it has let go of the memory that it was given.
+            let _ = self.stream.shutdown(std::net::Shutdown::Write);
             Err(Failure::Lost(error))
         })
     }

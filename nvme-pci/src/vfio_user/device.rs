@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::time::Duration;
 
 use nvme_core::memory::Memory;
 use nvme_core::quirk::DeviceIds;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::net::{
@@ -19,7 +20,7 @@ use rustix::net::{
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::config::{self, Messages};
-use super::connection::{Connection, Failure, Reply};
+use super::connection::{Connection, Failure, Reply, limit};
 use super::wire::{self, Access, Command, DeviceInfo, DmaMap, DmaUnmap, SetIrqs};
 use crate::backend::{Backend, BackendError, Mmio};
 use crate::dma::{DmaMapping, DmaMemory, PAGE};
@@ -39,6 +40,10 @@ const CLASS_NVME: [u8; 3] = [0x02, 0x08, 0x01];
 const FIRST_BUS: u64 = 1 << 32;
 /// And the end of them.
 const LAST_BUS: u64 = 1 << 56;
+/// Reads of what a server says that is not listened to any more, at one look.
+const UNREAD_MAX: usize = 64;
+/// How long a look at the server's end is put off where the system cannot wait for it.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of `vfio_region_info` without capabilities.
 const REGION_INFO: usize = 32;
 
@@ -47,6 +52,8 @@ const REGION_INFO: usize = 32;
 struct Link {
     connection: Mutex<Option<Connection>>,
     lost: AtomicBool,
+    /// Why.
+    why: OnceLock<String>,
 }
 
 impl Link {
@@ -61,11 +68,24 @@ impl Link {
             return Err(Failure::Lost(Errno::NODEV.into()));
         };
         let reply = connection.request(command, payload, fd);
-        if matches!(reply, Err(Failure::Lost(_))) {
-            self.lost.store(true, Ordering::SeqCst);
+        if let Err(Failure::Lost(error)) = &reply {
+            self.lose(match error.kind() {
+                io::ErrorKind::TimedOut => format!(
+                    "the server does not answer ({command:?}, {:?}); what it has is kept until it has \
+                     closed its end",
+                    limit(command)
+                ),
+                _ => format!("the connection to the server is lost: {error}"),
+            });
             *slot = None;
         }
         reply
+    }
+
+    /// The connection is of no use any more. The first reason stays.
+    fn lose(&self, why: String) {
+        let _ = self.why.set(why);
+        self.lost.store(true, Ordering::SeqCst);
     }
 
     /// A request whose answer has the same structure.
@@ -143,7 +163,8 @@ impl Device {
             .map_err(|f| failed("agreeing upon a version with the server")(f.into()))?;
         let socket = connection.socket().map_err(failed("sharing the socket"))?;
         let connection = Mutex::new(Some(connection));
-        let link = Arc::new(Link { connection, lost: AtomicBool::new(false) });
+        let link =
+            Arc::new(Link { connection, lost: AtomicBool::new(false), why: OnceLock::new() });
 
         let ask = DeviceInfo { argsz: 16, flags: 0, regions: 0, irqs: 0 };
         let info: DeviceInfo = link
@@ -194,6 +215,21 @@ impl Device {
             return BackendError::Gone { address: self.address.clone() };
         }
         io_error(&self.address, what)(error)
+    }
+
+    /// Whether the server has closed its end, as it does when it has noticed the loss and let go of the
+    /// memory that it mapped, or is no more.
+    fn has_let_go(&self) -> bool {
+        // What it still says is of no interest.
+        let mut rest = [0_u8; 4096];
+        for _ in 0..UNREAD_MAX {
+            match recv(&self.socket, &mut rest, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return true,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return errno != Errno::AGAIN,
+            }
+        }
+        false
     }
 
     /// Lets the function raise the interrupts that have been set up.
@@ -447,8 +483,34 @@ impl Backend for Device {
     }
 
     fn set_bus_master(&self, on: bool) -> Result<(), BackendError> {
-        set_bus_master(&self.config, on)
-            .map_err(|error| self.config_error("setting the command register", error))
+        let set = set_bus_master(&self.config, on)
+            .map_err(|error| self.config_error("setting the command register", error));
+        match set {
+            // One that does not answer, or not as it must, may still go on with what it has.
+            Err(BackendError::Gone { address }) if !on && !self.has_let_go() => {
+                let reason = "the server has not closed its end of the connection".into();
+                Err(BackendError::Unusable { address, reason })
+            }
+            set => set,
+        }
+    }
+
+    fn why_lost(&self) -> Option<String> {
+        self.link.why.get().cloned()
+    }
+
+    fn await_change(&self, limit: Duration) {
+        // The server's end shows at once; what it says meanwhile is read by the next attempt.
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let limit = Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        if self.has_let_go() || poll(&mut fds, Some(&limit)).is_err() {
+            std::thread::sleep(LOOK_PAUSE);
+        }
+    }
+
+    fn is_apart(&self) -> bool {
+        // A server has memory and queues of their own for each connection.
+        true
     }
 
     fn is_busy(&self) -> bool {
@@ -469,7 +531,7 @@ impl Backend for Device {
             if connected {
                 return false;
             }
-            self.link.lost.store(true, Ordering::SeqCst);
+            self.link.lose("the server has closed its end of the connection".into());
         }
         self.bar.disconnect();
         true

@@ -2,6 +2,18 @@
 //!
 //! Control goes by messages; doorbells are in memory that both processes map where the server offers
 //! that, and DMA memory is in files that the server maps, so that no message is sent per I/O.
+//!
+//! So a server that does not answer any more may still carry out what it has. A register access that is
+//! not answered for a second ends the connection: it is closed for writing, which a server that goes on
+//! notices, and is lost for the layers above. But nothing of what the server has is given back, and nothing
+//! is sent elsewhere, before the server has closed its end: because it has noticed, or because its process
+//! has ended, of which all threads have let go of the memory before the kernel closes the socket.
+//!
+//! A server must therefore stop its device and unmap the client's memory before it closes the socket. This
+//! project's does, and so does libvfio-user, which SPDK and QEMU are built on: when the client has gone it
+//! quiesces the device, removes all DMA regions, resets the device, and then closes the connection. What a
+//! kernel, or a device below, goes on with for a server that was killed (reads by io_uring into pinned
+//! pages, say) is not seen from here.
 
 mod config;
 mod connection;

@@ -48,6 +48,8 @@ pub struct VfioUserServer {
 struct Shared {
     device: PciDevice,
     stop: AtomicBool,
+    /// Messages are not answered.
+    mute: AtomicBool,
     client: Mutex<Option<UnixStream>>,
 }
 
@@ -66,7 +68,8 @@ impl VfioUserServer {
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
         let stop = AtomicBool::new(false);
-        let shared = Arc::new(Shared { device: device.clone(), stop, client: Mutex::new(None) });
+        let (mute, client) = (AtomicBool::new(false), Mutex::new(None));
+        let shared = Arc::new(Shared { device: device.clone(), stop, mute, client });
         let thread = thread::Builder::new().name("nvme-target-vfio-user".into()).spawn({
             let shared = Arc::clone(&shared);
             move || shared.run(&listener)
@@ -80,11 +83,17 @@ impl VfioUserServer {
         &self.path
     }
 
+    /// A fault: messages are not answered any more, until it is taken back. The device goes on.
+    pub fn set_mute(&self, mute: bool) {
+        self.shared.mute.store(mute, Ordering::Release);
+    }
+
     /// Breaks the connection to the client, if there is one, without a word, as a server does that
     /// ends. It may connect again.
     pub fn disconnect(&self) {
         if let Some(client) = &*self.shared.client.lock() {
-            let _ = client.shutdown(Shutdown::Both);
+            // The other direction is shut by the session when it has let the client's memory go.
+            let _ = client.shutdown(Shutdown::Read);
         }
     }
 }
@@ -92,6 +101,7 @@ impl VfioUserServer {
 impl Drop for VfioUserServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
+        self.set_mute(false);
         self.disconnect();
         if let Some(thread) = self.thread.take() {
             // a panic of the thread has been reported by itself
@@ -133,12 +143,13 @@ impl Shared {
                 .name("nvme-target-doorbells".into())
                 .spawn_scoped(scope, || self.look(&over));
             if looks.is_ok() {
-                let _ = session.serve();
+                let _ = session.serve(&self.mute);
             }
-            // The client learns it at once, however long the device takes.
-            let _ = stream.shutdown(Shutdown::Both);
             over.store(true, Ordering::Release);
         });
+        // Only now, so that a client that sees the end knows that its memory is touched no more.
+        drop(session);
+        let _ = stream.shutdown(Shutdown::Both);
     }
 
     /// Steps the device until the client has gone.

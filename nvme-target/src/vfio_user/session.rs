@@ -5,6 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nvme_core::spec::registers::offset::DOORBELLS;
 use rustix::io::Errno;
@@ -22,6 +24,9 @@ use crate::pci::{PciDevice, PciFault};
 /// What the server says of itself.
 const CAPABILITIES: &[u8] =
     b"{\"capabilities\":{\"max_msg_fds\":64,\"max_data_xfer_size\":4096}}\0";
+
+/// How often a mute server looks whether it may speak.
+const MUTE_LOOK: Duration = Duration::from_millis(1);
 
 /// A client's use of the device.
 pub(super) struct Session<'a> {
@@ -94,11 +99,15 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Serves the client until it goes, is sent away, or breaks the protocol.
-    pub fn serve(&mut self) -> io::Result<()> {
+    /// Serves the client until it goes, is sent away, or breaks the protocol. While `mute` is set no
+    /// request is carried out.
+    pub fn serve(&mut self, mute: &AtomicBool) -> io::Result<()> {
         let stream = self.stream;
         loop {
             let Some((header, payload, fds)) = self.receive()? else { return Ok(()) };
+            while mute.load(Ordering::Acquire) {
+                std::thread::sleep(MUTE_LOOK);
+            }
             if header.flags & wire::TYPE == wire::REPLY {
                 return Err(broken(format!("an answer to message {}", header.id)));
             }

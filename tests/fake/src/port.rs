@@ -86,6 +86,10 @@ pub struct Port {
     pub reset_log: BTreeMap<u16, ResetState>,
     /// Writes whose connection has died, with the controller that may still execute them.
     pub late: Vec<(u16, Instant, InFlight)>,
+    /// It does not stop when its queues are dead: they keep what they have.
+    pub stubborn: bool,
+    /// Associations with it have no part in each other.
+    pub apart: bool,
     /// What becomes of Abort commands.
     pub abort: Abort,
     /// Abort Command Limit, a number less one.
@@ -140,6 +144,8 @@ impl Port {
             slow_reset: false,
             reset_log: BTreeMap::new(),
             late: Vec::new(),
+            stubborn: false,
+            apart: false,
             abort: Abort::Works,
             acl: 3,
             aborts: 0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nvme_core::spec::{Sqe, Status};
-use nvme_core::time::Instant;
+use nvme_core::time::{Duration, Instant};
 use nvme_core::transport::{
     Association, Completion, Data, Endpoint, Queue, QueueParams, QueueSetup, QueueStatus,
     Registers, RejectReason, Sink, Tag, Transport, TransportError, TransportKind, UrlError,
@@ -99,6 +99,15 @@ impl Association for FakeAssociation {
         }
     }
 
+    fn stopping(&mut self, now: Instant) -> Option<Instant> {
+        let stubborn = self.world.port(&self.port, |port| port.stubborn);
+        stubborn.then(|| now + Duration::from_millis(1))
+    }
+
+    fn is_apart(&self) -> bool {
+        self.world.port(&self.port, |port| port.apart)
+    }
+
     fn max_transfer(&self) -> Option<usize> {
         None
     }
@@ -143,6 +152,13 @@ impl Queue for FakeQueue {
 
     fn poll(&mut self, _: Instant, sink: &mut dyn Sink) -> QueueStatus {
         self.polled = true;
+        if self.world.port(&self.port, |port| port.stubborn) {
+            let mut wire = self.link.lock();
+            if let Some(error) = wire.dead.clone() {
+                wire.told_dead = true;
+                return QueueStatus::Ending(error);
+            }
+        }
         self.world.bury(&self.port, &self.link);
         let mut wire = self.link.lock();
         if let Some(error) = wire.dead.clone() {

@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub subsystems: Vec<SubsystemSnapshot>,
     /// Controllers that are not gone for good, oldest first.
     pub controllers: Vec<ControllerSnapshot>,
+    /// Devices that were given up and that nothing has stopped, oldest first.
+    pub unstopped: Vec<UnstoppedSnapshot>,
     /// Heads that are not gone, oldest first.
     pub heads: Vec<HeadSnapshot>,
     /// Pins that are out, oldest first.
@@ -127,6 +129,20 @@ impl Default for ControllerSnapshot {
             latency: PathLatency::default(),
         }
     }
+}
+
+/// One device that was given up and does not stop: what it has is kept.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct UnstoppedSnapshot {
+    /// The controller that it was, by [`ControllerSnapshot::id`]; it may be gone.
+    pub controller: u32,
+    /// Its address.
+    pub address: String,
+    /// Time since it was given up.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "encode::seconds"))]
+    pub unstopped_for: Duration,
 }
 
 /// One head.

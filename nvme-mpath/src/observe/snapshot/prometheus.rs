@@ -102,6 +102,12 @@ impl Snapshot {
         self.controllers_page(&mut page);
         self.paths_page(&mut page);
         self.heads_page(&mut page);
+        let name = "nvme_host_unstopped_seconds";
+        page.family(name, "gauge", "Time since a device that does not stop was given up.");
+        for u in &self.unstopped {
+            let labels = [("controller", &*u.controller.to_string()), ("address", &*u.address)];
+            page.sample(name, &labels, secs(u.unstopped_for));
+        }
         page.family("nvme_host_pins", "gauge", "Pins that are out.");
         page.sample("nvme_host_pins", &[], self.pins.len());
         page.family("nvme_host_pins_peak", "gauge", "The most pins that were out at once.");

@@ -8,7 +8,7 @@ use nvme_core::time::{Duration, Instant};
 
 use super::{
     ControllerSnapshot, ErrorCount, HeadSnapshot, PathSnapshot, PinSnapshot, Snapshot,
-    SubsystemSnapshot,
+    SubsystemSnapshot, UnstoppedSnapshot,
 };
 use crate::controller::ControllerStatus;
 use crate::head::Head;
@@ -26,6 +26,11 @@ impl Host {
         let controllers: Vec<_> = self.shared.controllers.lock().values().cloned().collect();
         let controllers: Vec<_> = controllers.iter().map(|c| controller(c, now)).collect();
         let heads: Vec<_> = self.heads().iter().map(head).collect();
+        let unstopped = self.unstopped().into_iter().map(|u| UnstoppedSnapshot {
+            controller: u.controller.as_u32(),
+            address: u.address.to_string(),
+            unstopped_for: now.saturating_since(u.since),
+        });
         let pins = self.pins().into_iter().map(|pin| PinSnapshot {
             holder: pin.reason.to_string(),
             held_for: now.saturating_since(pin.since),
@@ -34,6 +39,7 @@ impl Host {
             at: Duration::from_nanos(now.as_nanos()),
             hostnqn: self.shared.options.hostnqn.to_string(),
             subsystems: subsystems(&controllers, &heads),
+            unstopped: unstopped.collect(),
             pins: pins.collect(),
             pins_peak: self.pins_peak(),
             controllers,
