@@ -12,8 +12,9 @@ use nvme_core::transport::{
 use crate::conn::{Config, Connection, ProtocolError, State};
 use crate::stream::Stream;
 
-/// Slices in one write: 31 commands with data, or any number without.
-const SLICES: usize = 64;
+/// Slices in one write: 63 commands with data, or any number without. Twice as many make 4 KiB writes no faster,
+/// half as many a tenth slower.
+const SLICES: usize = 128;
 
 /// Slices for one command, or for commands without data.
 const FEW_SLICES: usize = 3;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nvme_core::spec::{Cqe, Status};
 
 use super::mailbox::{ConnectionMessage, MailboxPeer};
-use super::pdu::{Agreement, Fatal};
+use super::pdu::{Agreement, DigestOfZeroes, Fatal};
 use super::receive::{Filled, Progress, Receive};
 use super::slots::{Slot, Slots};
 use super::transmit::Transmit;
@@ -80,6 +80,8 @@ pub(crate) struct Core {
     /// The queue that Connect made.
     pub binding: Option<Binding>,
     pub transmit: Transmit,
+    /// For reads of a namespace that holds nothing.
+    pub zeroes_digest: DigestOfZeroes,
     pub slots: Slots,
     /// Position in the submission queue, for completions.
     pub sqhd: u16,
@@ -116,6 +118,7 @@ impl<S: Wire> Connection<S> {
             agreed: None,
             binding: None,
             transmit: Transmit::default(),
+            zeroes_digest: DigestOfZeroes::default(),
             slots: Slots::default(),
             sqhd: 0,
             end: None,

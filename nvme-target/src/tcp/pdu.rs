@@ -192,8 +192,26 @@ pub(crate) fn digest(bytes: &[u8]) -> [u8; DIGEST_LEN] {
     crc_fast::crc32_iscsi(bytes).to_le_bytes()
 }
 
+/// CRC32C of zeroes, as many as there were last, so that a steady load computes it once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DigestOfZeroes {
+    len: usize,
+    // That of nothing is 0.
+    value: [u8; DIGEST_LEN],
+}
+
+impl DigestOfZeroes {
+    /// The digest of `len` zeroes.
+    pub fn of(&mut self, len: usize) -> [u8; DIGEST_LEN] {
+        if self.len != len {
+            *self = Self { len, value: digest_of_zeroes(len) };
+        }
+        self.value
+    }
+}
+
 /// CRC32C of `len` zeroes.
-pub(crate) fn digest_of_zeroes(len: usize) -> [u8; DIGEST_LEN] {
+fn digest_of_zeroes(len: usize) -> [u8; DIGEST_LEN] {
     if let Some(zeroes) = ZEROES.get(..len) {
         return digest(zeroes);
     }
@@ -249,8 +267,9 @@ mod tests {
         running.update(b"1234");
         running.update(b"56789");
         assert_eq!(running.value(), digest(b"123456789"));
-        for len in [1, 4096, ZEROES.len(), 3 * ZEROES.len() + 512] {
-            assert_eq!(digest_of_zeroes(len), digest(&vec![0; len]));
+        let mut of_zeroes = DigestOfZeroes::default();
+        for len in [0, 1, 4096, 4096, ZEROES.len(), 3 * ZEROES.len() + 512, 4096, 0] {
+            assert_eq!(of_zeroes.of(len), digest(&vec![0; len]), "{len}");
         }
     }
 

@@ -9,7 +9,7 @@ use nvme_core::spec::{Cqe, Status};
 use zerocopy::IntoBytes;
 
 use super::connection::Core;
-use super::pdu::{self, Agreement};
+use super::pdu::{self, Agreement, DigestOfZeroes};
 use super::transmit::Transmit;
 use crate::fault::FaultAction;
 use crate::transport::SuccessFlag;
@@ -87,12 +87,17 @@ pub(crate) fn c2h_data(
 }
 
 /// Writes a C2HData PDU whose data is zeroes, which are nowhere written.
-fn c2h_zeroes(transmit: &mut Transmit, agreed: &Agreement, piece: Piece) {
+fn c2h_zeroes(
+    transmit: &mut Transmit,
+    agreed: &Agreement,
+    piece: Piece,
+    digest: &mut DigestOfZeroes,
+) {
     let head = Head::new(piece, agreed);
     head.write(transmit.reserve(head.pdo), agreed);
     transmit.push_zeroes(piece.len as usize);
     if agreed.data_digest {
-        transmit.push(&pdu::digest_of_zeroes(piece.len as usize));
+        transmit.push(&digest.of(piece.len as usize));
     }
 }
 
@@ -249,7 +254,7 @@ impl Core {
         let Some(agreed) = self.agreed else { return };
         let success = self.may_flag_success(&None);
         for piece in pieces(cid, total, self.directory.transport.c2h_bytes, success) {
-            c2h_zeroes(&mut self.transmit, &agreed, piece);
+            c2h_zeroes(&mut self.transmit, &agreed, piece, &mut self.zeroes_digest);
         }
         if !success || total == 0 {
             self.respond(cid, Status::SUCCESS, 0, &mut None);

@@ -28,7 +28,7 @@ use nvme_core::spec::fabrics::FABRICS_OPCODE;
 use nvme_core::spec::tcp::{DigestFlags, IcReq, MAXH2CDATA_MIN, PDA_MAX, PduType, TermReq};
 use nvme_core::spec::{Cqe, Sqe, Status};
 use nvme_core::time::Instant;
-use nvme_core::transport::{Completion, Data, RejectReason, Rejected, Sink, Tag};
+use nvme_core::transport::{Data, RejectReason, Rejected, Sink, Tag};
 use zerocopy::IntoBytes;
 
 use check::Agreed;
@@ -335,5 +335,7 @@ impl Connection {
 /// Gives a command back to its owner.
 fn complete(slots: &mut Slots, index: u16, cqe: Cqe, sink: &mut dyn Sink) {
     let (tag, data) = slots.release(index);
-    sink.complete(Completion { tag, cqe, data });
+    sink.complete_from(tag, &cqe, data);
+    // What the owner did not take, if anything.
+    *data = Data::None;
 }

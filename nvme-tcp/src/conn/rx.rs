@@ -21,8 +21,9 @@ const DIRECT: u32 = 16 * 1024;
 /// Bytes taken into the staging buffer while payload is large, so that little of it is copied.
 const STAGE_BESIDE_DIRECT: usize = 4 * 1024;
 
-/// Most bytes that stay behind when all that can be done is done: less than the part without data
-/// of any PDU, of which a termination request is the longest (TCP 1.1 §3.6.2.5).
+/// Room for the beginning of a PDU that has not come as a whole, while others have the staging buffer: no header is
+/// longer than a termination request (TCP 1.1 §3.6.2.5). A connection of which more is there, because the
+/// controller leaves much room between header and data, keeps the buffer.
 const REST: usize = TERM_REQ_MAX_LEN;
 
 thread_local! {

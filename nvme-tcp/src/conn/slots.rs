@@ -168,15 +168,15 @@ impl Slots {
         Some(index)
     }
 
-    /// Frees a slot; its tag and data go to the completion.
-    pub(crate) fn release(&mut self, index: u16) -> (Tag, Data) {
+    /// Frees a slot; its tag, and its data, which the caller takes out before the slot is used again.
+    pub(crate) fn release(&mut self, index: u16) -> (Tag, &mut Data) {
         let slot = &mut self.slots[usize::from(index)];
         debug_assert!(slot.phase != Phase::Free && !slot.queued);
         slot.phase = Phase::Free;
         slot.next = self.free;
         self.free = index;
         self.in_use -= 1;
-        (slot.tag, std::mem::take(&mut slot.data))
+        (slot.tag, &mut slot.data)
     }
 
     /// The slot that a command with this identifier would have, which need not exist.
