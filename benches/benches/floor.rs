@@ -20,8 +20,8 @@ fn floor(c: &mut Criterion) {
                 let mut group = c.benchmark_group(format!("floor-{size}-{name}-qd{depth}"));
                 let batch = BATCH / bytes as u64;
                 group.throughput(Throughput::Elements(batch));
-                let mut floor =
-                    Floor::new(Shape { write, bytes, depth }).expect("sockets on loopback");
+                let mut floor = Floor::new(Shape { write, bytes, depth, apart: false })
+                    .expect("sockets on loopback");
                 group.bench_function("sockets", |b| {
                     b.iter(|| floor.run(batch, |_| {}).expect("sockets on loopback"));
                 });

@@ -24,6 +24,9 @@ const ANSWER: usize = 24;
 /// Bytes received at once, at most.
 const WINDOW: usize = 256 << 10;
 
+/// The same where each request has memory of its own, unless an answer is longer.
+const WINDOW_APART: usize = 64 << 10;
+
 /// Slices in one write, at most.
 const SLICES: usize = 64;
 
@@ -36,6 +39,9 @@ pub struct Shape {
     pub bytes: usize,
     /// Requests under way at once, at least 1.
     pub depth: usize,
+    /// Each of those has memory of its own, as the requests of a program have. Otherwise all have the same, which
+    /// stays in the processor's cache.
+    pub apart: bool,
 }
 
 impl Shape {
@@ -65,7 +71,8 @@ pub struct Floor {
     socket: TcpStream,
     server: Option<JoinHandle<io::Result<()>>>,
     shape: Shape,
-    window: Vec<u8>,
+    /// Received into in turn.
+    windows: Vec<Vec<u8>>,
     out: Outgoing,
 }
 
@@ -86,8 +93,8 @@ impl Floor {
             socket,
             server: Some(server),
             shape,
-            window: vec![0; WINDOW],
-            out: Outgoing::new(shape.request()),
+            windows: windows(shape),
+            out: Outgoing::new(shape.request(), if shape.apart { shape.depth } else { 1 }),
         })
     }
 
@@ -106,9 +113,11 @@ impl Floor {
             self.out.add(free);
             sent += free;
             self.out.send(&mut self.socket, &mut calls)?;
-            let n = receive(&mut self.socket, &mut self.window, &mut calls)?;
+            let Some(window) = self.windows.first_mut() else { break };
+            let n = receive(&mut self.socket, window, &mut calls)?;
             rest.found(n);
             if n > 0 {
+                self.windows.rotate_left(1);
                 received += n as u64;
                 let before = ended;
                 ended = received / answer;
@@ -119,6 +128,15 @@ impl Floor {
         }
         Ok(calls)
     }
+}
+
+/// What the answers of a shape are received into.
+fn windows(shape: Shape) -> Vec<Vec<u8>> {
+    if !shape.apart {
+        return vec![vec![0; WINDOW]];
+    }
+    let bytes = shape.answer().max(WINDOW_APART);
+    vec![vec![0; bytes]; (shape.depth * shape.answer()).div_ceil(bytes)]
 }
 
 impl Drop for Floor {
@@ -141,7 +159,7 @@ fn ready(socket: TcpStream) -> io::Result<TcpStream> {
 
 fn serve(mut socket: TcpStream, shape: Shape) -> io::Result<()> {
     let mut window = vec![0; WINDOW];
-    let mut out = Outgoing::new(shape.answer());
+    let mut out = Outgoing::new(shape.answer(), 1);
     let mut received = 0;
     let mut calls = Calls::default();
     let mut rest = Rest::default();
@@ -193,40 +211,43 @@ fn receive(socket: &mut TcpStream, window: &mut [u8], calls: &mut Calls) -> io::
     }
 }
 
-/// Units of one size on their way out, all from the same memory.
+/// Units of one size on their way out, each from the next of some pieces of memory.
 #[derive(Debug)]
 struct Outgoing {
-    unit: Vec<u8>,
+    units: Vec<Vec<u8>>,
+    /// Bytes of one.
+    unit: usize,
     bytes: usize,
 }
 
 impl Outgoing {
-    fn new(unit: usize) -> Self {
-        Self { unit: vec![0; unit], bytes: 0 }
+    fn new(unit: usize, pieces: usize) -> Self {
+        Self { units: vec![vec![0; unit]; pieces], unit, bytes: 0 }
     }
 
     fn add(&mut self, units: u64) {
-        self.bytes += units as usize * self.unit.len();
+        self.bytes += units as usize * self.unit;
     }
 
     /// Sends until nothing is left or the socket takes no more.
     fn send(&mut self, socket: &mut TcpStream, calls: &mut Calls) -> io::Result<()> {
         while self.bytes > 0 {
-            let first = self.bytes % self.unit.len();
+            let count = self.bytes.div_ceil(self.unit);
+            // Of the first a part may have been sent.
+            let sent = count * self.unit - self.bytes;
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut used = 0;
-            if first > 0 {
-                slices[0] = IoSlice::new(&self.unit[..first]);
-                used = 1;
+            let used = count.min(SLICES);
+            for (slice, unit) in slices.iter_mut().zip(self.units.iter().cycle()).take(used) {
+                *slice = IoSlice::new(unit);
             }
-            while used < SLICES && used < self.bytes.div_ceil(self.unit.len()) {
-                slices[used] = IoSlice::new(&self.unit);
-                used += 1;
-            }
+            slices[0].advance(sent);
             match socket.write_vectored(&slices[..used]) {
                 Ok(n) => {
                     calls.sends += 1;
                     self.bytes -= n.min(self.bytes);
+                    let done = (sent + n) / self.unit;
+                    let pieces = self.units.len();
+                    self.units.rotate_left(done % pieces);
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     calls.idle += 1;
@@ -245,9 +266,9 @@ mod tests {
 
     #[test]
     fn every_request_is_answered_once() {
-        for write in [false, true] {
+        for (write, apart) in [(false, false), (false, true), (true, false), (true, true)] {
             for (bytes, depth) in [(1, 1), (4096, 32), (300_000, 3)] {
-                let mut floor = Floor::new(Shape { write, bytes, depth }).unwrap();
+                let mut floor = Floor::new(Shape { write, bytes, depth, apart }).unwrap();
                 let mut ended = 0;
                 let calls = floor.run(100, |n| ended += n).unwrap();
                 assert_eq!(ended, 100);

@@ -2,7 +2,8 @@
 //! loopback is fast for one connection and slow for the next, whatever the program does.
 //!
 //! `floor_ratio [SECONDS [RUNS [SHAPE…]]]`, where a shape is `read|write:BYTES:DEPTH[:QUERY]` and the
-//! query, such as `hdgst=1&ddgst=1`, is the library's URL's. Prints a table.
+//! query, such as `hdgst=1&ddgst=1`, is the library's URL's. Prints a table. The second column is of sockets, too,
+//! but with memory of its own for each request under way, as the library's requests have.
 
 #![forbid(unsafe_code)]
 
@@ -43,21 +44,26 @@ fn main() -> ExitCode {
         _ => SHAPES.to_vec(),
     };
     println!(
-        "| shape | sockets: least, median, most | library: least, median, most | ratio of medians, of most |"
+        "| shape | sockets: least, median, most | apart | library | library to sockets: medians, most | to apart |"
     );
-    println!("| --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- |");
     for text in shapes {
         let Some((shape, query)) = shape(text) else { return usage() };
-        let (mut floor, mut library) = (Vec::new(), Vec::new());
+        let (mut floor, mut apart, mut library) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..runs {
             floor.push(of_sockets(shape, time));
+            apart.push(of_sockets(Shape { apart: true, ..shape }, time));
             library.push(of_library(shape, query, time));
         }
-        let ((fl, fm, fx), (ll, lm, lx)) = (summary(floor), summary(library));
+        let ((fl, fm, fx), (al, am, ax)) = (summary(floor), summary(apart));
+        let (ll, lm, lx) = summary(library);
         println!(
-            "| {text} | {fl:.0}, {fm:.0}, {fx:.0} | {ll:.0}, {lm:.0}, {lx:.0} | {:.2}, {:.2} |",
+            "| {text} | {fl:.0}, {fm:.0}, {fx:.0} | {al:.0}, {am:.0}, {ax:.0} | {ll:.0}, {lm:.0}, {lx:.0} \
+             | {:.2}, {:.2} | {:.2}, {:.2} |",
             lm / fm,
-            lx / fx
+            lx / fx,
+            lm / am,
+            lx / ax
         );
     }
     ExitCode::SUCCESS
@@ -72,7 +78,7 @@ fn shape(text: &str) -> Option<(Shape, &str)> {
     };
     let bytes = words.next()?.parse().ok()?;
     let depth = words.next()?.parse().ok()?;
-    Some((Shape { write, bytes, depth }, words.next().unwrap_or_default()))
+    Some((Shape { write, bytes, depth, apart: false }, words.next().unwrap_or_default()))
 }
 
 /// Requests a second of the library, on a target and a connection of its own.

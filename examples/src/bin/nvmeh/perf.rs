@@ -311,7 +311,7 @@ impl Run {
         let work = &arguments.work;
         let bytes = usize::try_from(work.bs).map_err(|e| Failure::Usage(e.to_string()))?;
         let write = work.rw.pattern().writes();
-        let shape = Shape { write, bytes, depth: work.qd.into() };
+        let shape = Shape { write, bytes, depth: work.qd.into(), apart: false };
         self.screen.live("measuring bare sockets");
         let (warmup, time) = (arguments.warmup, arguments.time);
         let interrupted = &self.interrupted;
