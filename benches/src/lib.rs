@@ -24,7 +24,8 @@ use std::time::Duration;
 use nvme_core::buffer::Buffer;
 use nvme_core::nqn::{Nqn, Uuid};
 use nvme_mpath::{
-    Channel, ChannelOptions, ControllerOptions, Head, Host, HostOptions, IoOp, IoRequest,
+    Channel, ChannelOptions, ControllerOptions, Head, Host, HostOptions, IoCompletion, IoOp,
+    IoRequest,
 };
 use nvme_pci::{Counters, PciTransport, VfioUser};
 use nvme_target::{NamespaceConfig, SubsystemConfig, Target};
@@ -65,7 +66,7 @@ pub struct Rig {
     pub head: Arc<Head>,
     /// The host.
     pub host: Host,
-    done: Vec<nvme_mpath::IoCompletion>,
+    done: Vec<IoCompletion>,
     spare: Vec<Buffer>,
     next: u64,
     /// Buffers are in memory that devices reach.
@@ -74,6 +75,8 @@ pub struct Rig {
     pause: Option<Duration>,
     /// What reaches the device, if it is one.
     device: Option<PciTransport>,
+    /// Requests are handed in together.
+    together: bool,
 }
 
 impl Rig {
@@ -126,7 +129,8 @@ impl Rig {
         let subnqn = Nqn::new(subnqn).expect("a valid name");
         let head = host.wait_head(&subnqn, 1, Duration::from_secs(10)).expect("namespace 1");
         let (done, spare) = (Vec::new(), Vec::new());
-        Self { channel, head, host, done, spare, next: 0, direct: false, pause: None, device: None }
+        let (direct, pause, device, together) = (false, None, None, false);
+        Self { channel, head, host, done, spare, next: 0, direct, pause, device, together }
     }
 
     /// Connects to all listeners of a target, with `query` appended to each URL.
@@ -143,6 +147,11 @@ impl Rig {
     /// executed in vain.
     pub const fn set_pause(&mut self, pause: Duration) {
         self.pause = Some(pause);
+    }
+
+    /// Hands in all requests for which there is room by one call, and not each by one.
+    pub const fn set_together(&mut self, together: bool) {
+        self.together = together;
     }
 
     // A function of its own, so that what is done in it can be left out.
@@ -177,14 +186,12 @@ impl Rig {
     // A function of its own, so that what is done in it can be told from all else.
     #[inline(never)]
     pub fn run(&mut self, op: IoOp, bytes: usize, depth: usize, count: u64) {
+        if self.together {
+            return self.run_together(op, bytes, depth, count);
+        }
         let blocks = self.head.geometry().blocks;
         let step = bytes as u64 / u64::from(self.head.geometry().block_size);
-        while self.spare.len() < depth {
-            self.spare.push(match self.direct {
-                true => self.host.dma_buf(bytes).expect("memory that devices reach").into(),
-                false => Buffer::zeroed(bytes),
-            });
-        }
+        self.fill(bytes, depth);
         let (mut sent, mut ended) = (0, 0);
         while ended < count {
             while sent < count
@@ -209,6 +216,55 @@ impl Rig {
                 completion.result.expect("a completion without error");
                 self.spare.push(completion.buffer);
                 ended += 1;
+            }
+        }
+        self.spare.clear();
+    }
+
+    /// Takes as many buffers as are missing.
+    fn fill(&mut self, bytes: usize, depth: usize) {
+        while self.spare.len() < depth {
+            self.spare.push(match self.direct {
+                true => self.host.dma_buf(bytes).expect("memory that devices reach").into(),
+                false => Buffer::zeroed(bytes),
+            });
+        }
+    }
+
+    /// The same with all requests that there is room for handed in together.
+    #[inline(never)]
+    fn run_together(&mut self, op: IoOp, bytes: usize, depth: usize, count: u64) {
+        let blocks = self.head.geometry().blocks;
+        let step = bytes as u64 / u64::from(self.head.geometry().block_size);
+        self.fill(bytes, depth);
+        let (mut sent, mut ended) = (0, 0);
+        let (hop, all) = (7919 * step, blocks - step);
+        while ended < count {
+            let room = (depth - self.channel.in_flight()).min((count - sent) as usize);
+            let Self { channel, head, spare, next, .. } = self;
+            let from = *next;
+            let mut at = from;
+            let new = spare.drain(spare.len() - room..).zip(sent..).map(move |(buffer, n)| {
+                at = (at + hop) % all;
+                (at, buffer, n)
+            });
+            let handed = match op {
+                IoOp::Read => channel
+                    .submit_all(head, new.map(|(at, buffer, n)| IoRequest::read(at, buffer, n))),
+                _ => channel
+                    .submit_all(head, new.map(|(at, buffer, n)| IoRequest::write(at, buffer, n))),
+            };
+            let handed = handed.expect("room in the channel");
+            sent += handed as u64;
+            *next = (from + hop * handed as u64) % all;
+            self.channel.poll(&mut self.done);
+            ended += self.done.len() as u64;
+            // In whatever order: of those from the end nothing is moved but what is used.
+            while let Some(IoCompletion { result, buffer, .. }) = self.done.pop() {
+                if let Err(error) = result {
+                    panic!("a completion without error, not {error}");
+                }
+                self.spare.push(buffer);
             }
         }
         self.spare.clear();

@@ -23,11 +23,19 @@ const STEP: Duration = Duration::from_micros(32);
 /// Time for queues and views to come to the channel, asleep, so that it costs no instructions.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Reads through a head of `paths` paths, on queues that answer at once.
+/// Reads through a head of `paths` paths, on queues that answer at once; handed in one by one or
+/// `together`.
 ///
 /// # Panics
 /// When one fails.
-pub fn head(bytes: usize, depth: usize, count: u64, paths: usize, policy: PathPolicy) {
+pub fn head(
+    bytes: usize,
+    depth: usize,
+    count: u64,
+    paths: usize,
+    policy: PathPolicy,
+    together: bool,
+) {
     let target = target(paths);
     let url = |i| format!("tcp://{}/{SUBNQN}", target.addr(i).expect("an address"));
     let urls: Vec<String> = (0..paths).map(url).collect();
@@ -39,6 +47,7 @@ pub fn head(bytes: usize, depth: usize, count: u64, paths: usize, policy: PathPo
     rig.head.set_policy(Some(policy));
     rig.idle(SETTLE);
     clock.step_by(STEP);
+    rig.set_together(together);
     rig.run(IoOp::Read, bytes, depth, count);
     // For the end of the host.
     clock.step_by(Duration::ZERO);
@@ -98,13 +107,15 @@ pub fn bare(bytes: usize, depth: usize, count: u64) {
     }
 }
 
-/// Reads or writes through a head on a PCI device that answers within the doorbell.
+/// Reads or writes through a head on a PCI device that answers within the doorbell; handed in one by one
+/// or `together`.
 ///
 /// # Panics
 /// When one fails.
-pub fn ring(op: IoOp, bytes: usize, depth: usize, count: u64) {
+pub fn ring(op: IoOp, bytes: usize, depth: usize, count: u64, together: bool) {
     let target = target(0);
     let mut rig = Rig::ring(&target);
     rig.idle(SETTLE);
+    rig.set_together(together);
     rig.run(op, bytes, depth, count);
 }

@@ -8,6 +8,7 @@ pub mod ana;
 pub mod buffer;
 pub mod controller;
 pub mod identity;
+pub mod list;
 pub mod memory;
 pub mod nqn;
 pub mod quirk;

@@ -39,6 +39,8 @@ pub struct Counters {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct QueueCounters {
+    /// Commands about blocks whose data the device moved; neither among the next ones nor the others.
+    usual: AtomicU64,
     commands: AtomicU64,
     direct: AtomicU64,
     bounced: AtomicU64,
@@ -55,6 +57,11 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl QueueCounters {
+    /// A command whose data the device moves: one count for both.
+    pub fn usual(&self) {
+        add(&self.usual, 1);
+    }
+
     pub fn command(&self) {
         add(&self.commands, 1);
     }
@@ -87,8 +94,8 @@ impl QueueCounters {
     fn read(&self) -> Counters {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         Counters {
-            commands: get(&self.commands),
-            direct: get(&self.direct),
+            commands: get(&self.commands) + get(&self.usual),
+            direct: get(&self.direct) + get(&self.usual),
             bounced: get(&self.bounced),
             bounced_bytes: get(&self.bounced_bytes),
             unreachable: 0,

@@ -33,11 +33,9 @@ impl Near {
     /// The bus address of `len` bytes from `at` on, if they are inside.
     #[inline]
     pub fn bus(&self, at: usize, len: usize) -> Option<u64> {
+        // What begins before the region is past all ends, or beyond all numbers.
         let from = at.wrapping_sub(self.start);
-        if from >= self.len {
-            return None;
-        }
-        if len > self.len - from {
+        if from.checked_add(len)? > self.len {
             return None;
         }
         // No sum of the two is past the region's end, which was checked.

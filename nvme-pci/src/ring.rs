@@ -30,23 +30,25 @@ pub(crate) struct SubmissionRing {
     /// The memory is the controller's: reached over the bus, by whole words.
     remote: bool,
     entries: u16,
-    tail: u16,
-    /// Entries ever written; the last one is just before the tail.
-    written: u64,
+    /// Where the next entry goes.
+    tail: Spot,
     /// How far the controller is known to have read.
-    head: u16,
-    /// Entries that the controller is known to have read.
-    read: u64,
-    /// The tail that the controller was told, and as a number of entries.
-    told: u16,
-    told_of: u64,
+    read: Spot,
+    /// The tail that the controller was told.
+    told: Spot,
 }
+
+/// A position on a submission ring: the number of the turn, and in the lower 16 bits the entry. So a
+/// later one is greater, and it takes neither a division nor a second number to know where it is.
+pub(crate) type Spot = u64;
+
+/// One turn.
+const TURN: Spot = 1 << 16;
 
 impl SubmissionRing {
     /// An empty ring of `entries` in memory that is at least as large.
     pub fn new(memory: DmaMemory, remote: bool, entries: u16) -> Self {
-        let (tail, head, told) = (0, 0, 0);
-        Self { memory, remote, entries, tail, written: 0, head, read: 0, told, told_of: 0 }
+        Self { memory, remote, entries, tail: 0, read: 0, told: 0 }
     }
 
     /// Bus address of the first entry.
@@ -69,52 +71,66 @@ impl SubmissionRing {
     /// Whether there is no room, as far as the controller has told.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.written - self.read >= u64::from(self.entries) - 1
+        self.number(self.tail) - self.number(self.read) >= u64::from(self.entries) - 1
     }
 
-    /// The number that the next entry gets.
+    /// How many entries there were before this one.
+    fn number(&self, at: Spot) -> u64 {
+        (at / TURN) * u64::from(self.entries) + at % TURN
+    }
+
+    /// Where the next entry goes.
     #[inline]
-    pub fn next_number(&self) -> u64 {
-        self.written
+    pub fn next_spot(&self) -> Spot {
+        self.tail
     }
 
     /// Writes an entry. There must be [room](Self::is_full): there is for as many commands as the ring
     /// has entries less one, since an entry that has not been read has not been answered either.
-    #[inline]
     pub fn write(&mut self, sqe: &Sqe) -> bool {
-        self.write_words(zerocopy::transmute_ref!(sqe))
-    }
-
-    /// The same of an entry as it is in memory.
-    #[inline]
-    pub fn write_words(&mut self, sqe: &[u64; 8]) -> bool {
-        debug_assert!(!self.is_full(), "an entry that has not been read would be lost");
-        let at = usize::from(self.tail) * SQE_BYTES;
-        let written = match self.remote {
-            false => self.memory.copy_in(at, sqe.as_bytes()),
-            // By value, so that an entry that is made here need not be in memory for this.
-            true => self.store(at, *sqe),
-        };
+        let sqe: &[u64; 8] = zerocopy::transmute_ref!(sqe);
+        if !self.remote {
+            return self.write_near(sqe);
+        }
+        let at = usize::from(self.tail as u16) * SQE_BYTES;
+        let written = sqe.iter().enumerate().all(|(i, word)| {
+            let to = self.memory.word(at + i * 8);
+            to.map(|to| to.store(*word, Ordering::Relaxed)).is_some()
+        });
         if written {
-            let next = self.tail + 1;
-            self.tail = if next == self.entries { 0 } else { next };
-            self.written += 1;
+            self.went_on();
         }
         written
     }
 
-    #[cold]
-    fn store(&self, at: usize, sqe: [u64; 8]) -> bool {
-        sqe.iter().enumerate().all(|(i, word)| {
-            let to = self.memory.word(at + i * 8);
-            to.map(|to| to.store(*word, Ordering::Relaxed)).is_some()
-        })
+    /// The same where the memory is not [the controller's](Self::is_remote).
+    #[inline]
+    pub fn write_near(&mut self, sqe: &[u64; 8]) -> bool {
+        debug_assert!(!self.is_full(), "an entry that has not been read would be lost");
+        let written =
+            self.memory.copy_in(usize::from(self.tail as u16) * SQE_BYTES, sqe.as_bytes());
+        if written {
+            self.went_on();
+        }
+        written
+    }
+
+    /// An entry was written.
+    #[inline]
+    fn went_on(&mut self) {
+        let next = self.tail + 1;
+        self.tail = if next as u16 == self.entries { (next | (TURN - 1)) + 1 } else { next };
+    }
+
+    /// Whether the memory is the controller's.
+    pub fn is_remote(&self) -> bool {
+        self.remote
     }
 
     /// Whether the controller does not know of all entries yet.
     #[inline]
     pub fn is_untold(&self) -> bool {
-        self.told_of != self.written
+        self.told != self.tail
     }
 
     /// What is in the doorbell and what is to be written there, if the controller does not know of
@@ -125,11 +141,10 @@ impl SubmissionRing {
             return None;
         }
         let before = std::mem::replace(&mut self.told, self.tail);
-        self.told_of = self.written;
-        Some((before, self.tail))
+        Some((before as u16, self.tail as u16))
     }
 
-    /// Takes over the head that the completion of entry `number` reports, with `in_flight` commands
+    /// Takes over the head that the completion of the entry at a spot reports, with `in_flight` commands
     /// not yet completed.
     ///
     /// Neither may be past what the controller was told of. It should not be before the entry itself
@@ -137,29 +152,32 @@ impl SubmissionRing {
     /// at once may post what it saw a moment ago, so that it is let lag by as many entries as there
     /// are commands in flight. What it must have read, it has read, whatever it says.
     #[inline]
-    pub fn completed(&mut self, number: u64, said: u16, in_flight: usize) -> Result<(), BadHead> {
-        let ahead = self.told_of - self.read;
-        let turn = if said < self.head { self.entries } else { 0 };
-        let moved = u64::from(said.wrapping_sub(self.head).wrapping_add(turn));
-        // Nearly always it is somewhere from the entry itself to the last one that was told.
-        if said < self.entries && moved <= ahead && number < self.read + moved {
-            self.head = said;
-            self.read += moved;
-            return Ok(());
+    pub fn completed(&mut self, entry: Spot, said: u16, in_flight: usize) -> Result<(), BadHead> {
+        // Where that is if it is past the entry, and less than a turn.
+        let turn = if said <= entry as u16 { TURN } else { 0 };
+        let read = (entry & !(TURN - 1) | u64::from(said)) + turn;
+        // Nearly always it is so, and from the last one on to what was told at most.
+        if said >= self.entries {
+            return self.lagged(entry, said, in_flight);
         }
-        self.lagged(number, said, in_flight)
+        if read < self.read || read > self.told {
+            return self.lagged(entry, said, in_flight);
+        }
+        self.read = read;
+        Ok(())
     }
 
     /// The same for a head that lags, or cannot be.
     #[cold]
-    fn lagged(&mut self, number: u64, said: u16, in_flight: usize) -> Result<(), BadHead> {
+    fn lagged(&mut self, entry: Spot, said: u16, in_flight: usize) -> Result<(), BadHead> {
         let n = self.entries;
+        let read = self.number(self.read);
         // Both fit: less than a turn is ever outstanding.
-        let ahead = (self.told_of - self.read) as u16;
+        let ahead = (self.number(self.told) - read) as u16;
         let lag = u16::try_from(in_flight).unwrap_or(u16::MAX).min(n - 1 - ahead);
-        let least = self.after(self.head, if lag == 0 { 0 } else { n - lag });
-        let bad = BadHead { said, least, most: self.told };
-        if said >= n || number >= self.told_of {
+        let least = self.after(self.read as u16, if lag == 0 { 0 } else { n - lag });
+        let bad = BadHead { said, least, most: self.told as u16 };
+        if said >= n || entry >= self.told {
             return Err(bad);
         }
         let distance = if said >= least { said - least } else { said + (n - least) };
@@ -168,10 +186,9 @@ impl SubmissionRing {
             Some(_) => return Err(bad),
             None => 0,
         };
-        let own = (number + 1).saturating_sub(self.read).min(ahead.into()) as u16;
-        let moved = moved.max(own);
-        self.head = self.after(self.head, moved);
-        self.read += u64::from(moved);
+        let own = (self.number(entry) + 1).saturating_sub(read).min(ahead.into()) as u16;
+        let read = read + u64::from(moved.max(own));
+        self.read = (read / u64::from(n)) * TURN + read % u64::from(n);
         Ok(())
     }
 }
@@ -299,12 +316,14 @@ mod tests {
         let sqe = Sqe::flush(1);
         assert!(push(&mut sq, &sqe));
         for number in 1..100 {
+            let spot = sq.next_spot();
+            assert_eq!((sq.number(spot), spot as u16), (number, (number % 5) as u16));
             assert!(push(&mut sq, &sqe));
             let (_, tail) = sq.untold().unwrap();
-            sq.completed(number, tail, 2).unwrap();
+            sq.completed(spot, tail, 2).unwrap();
         }
         sq.completed(0, 100 % 5, 1).unwrap();
-        assert_eq!((sq.read, sq.head), (100, 0));
+        assert_eq!((sq.number(sq.read), sq.read as u16), (100, 0));
     }
 
     #[test]

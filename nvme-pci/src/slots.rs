@@ -3,6 +3,7 @@
 use nvme_core::transport::{Data, Tag};
 
 use crate::bounce::Chain;
+use crate::ring::Spot;
 
 /// Bits of a command identifier that are left for the generation at least.
 const GENERATION_BITS: u32 = 4;
@@ -54,8 +55,8 @@ impl Odd {
 #[repr(align(64))]
 struct Slot {
     data: Data,
-    /// The command's number among the entries of the submission ring.
-    number: u64,
+    /// Where the command is on the submission ring.
+    spot: Spot,
     /// The command identifier of this use, or of the next one, and above it what else there is to
     /// know: [`FREE`], [`ODD`]. So that of a plain command in flight it is the identifier alone.
     state: u32,
@@ -99,8 +100,8 @@ pub(crate) enum BadCid {
 impl Slot {
     /// The command has ended: the identifier is not valid any more.
     #[inline]
-    fn vacate(&mut self, mask: u16, end: u32) {
-        let cid = self.state & 0xffff;
+    fn vacate(&mut self, cid: u16, mask: u16, end: u32) {
+        let cid = u32::from(cid);
         let next = cid + u32::from(mask) + 1;
         let next = if next < end { next } else { cid & u32::from(mask) };
         self.state = next | FREE;
@@ -122,7 +123,7 @@ impl Slots {
         let bits = u32::from(count).next_power_of_two().trailing_zeros();
         let slot = |at: u16| Slot {
             data: Data::None,
-            number: 0,
+            spot: 0,
             state: u32::from(at) | FREE,
             tag: 0,
             // The lowest numbers are used first, so that little memory is touched at low depth.
@@ -174,12 +175,12 @@ impl Slots {
     /// Puts a command into the slot that [`next_free`](Self::next_free) told, and takes its data,
     /// which the device finds where it is; its identifier.
     #[inline]
-    pub fn put(&mut self, tag: Tag, data: &mut Data, number: u64) -> Option<u16> {
+    pub fn put(&mut self, tag: Tag, data: &mut Data, spot: Spot) -> Option<u16> {
         let slot = self.slots.get_mut(usize::from(self.free))?;
         self.free = slot.next;
         self.in_flight += 1;
         slot.state &= !FREE;
-        (slot.tag, slot.number) = (tag, number);
+        (slot.tag, slot.spot) = (tag, spot);
         data.move_to(&mut slot.data);
         Some(slot.state as u16)
     }
@@ -197,37 +198,41 @@ impl Slots {
         }
     }
 
-    /// The slot of the command that a completion is for, and the command's number, if it is a plain
-    /// one.
+    /// Frees the slot of the command that a completion is for, and shows what it had. False, and
+    /// nothing was done, unless it is a plain one and `can_be` agrees, who is told its spot and how
+    /// many are in flight.
     #[inline]
-    pub fn plain(&self, cid: u16) -> Option<(u16, u64)> {
-        let at = cid & self.mask;
-        let slot = self.slots.get(usize::from(at))?;
+    pub fn end_plain(
+        &mut self,
+        cid: u16,
+        can_be: impl FnOnce(Spot, usize) -> bool,
+        taker: impl FnOnce(Tag, &mut Data),
+    ) -> bool {
+        let (mask, end) = (self.mask, self.end);
+        let at = cid & mask;
+        let Some(slot) = self.slots.get_mut(usize::from(at)) else { return false };
         // Neither free, nor odd, nor of another generation.
-        (slot.state == u32::from(cid)).then_some((at, slot.number))
-    }
-
-    /// Frees the slot that [`plain`](Self::plain) told, and shows what its command had.
-    #[inline]
-    pub fn end_plain(&mut self, at: u16, taker: impl FnOnce(Tag, &mut Data)) {
-        let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
-        slot.vacate(self.mask, self.end);
+        if slot.state != u32::from(cid) || !can_be(slot.spot, self.in_flight) {
+            return false;
+        }
+        slot.vacate(cid, mask, end);
         slot.next = self.free;
         self.free = at;
         self.in_flight -= 1;
         taker(slot.tag, &mut slot.data);
         slot.clear();
+        true
     }
 
-    /// The command that a completion is for: the slot's number, and the command's.
+    /// The command that a completion is for: the slot's number, and the command's spot.
     #[cold]
-    pub fn find(&self, cid: u16) -> Result<(u16, u64), BadCid> {
+    pub fn find(&self, cid: u16) -> Result<(u16, Spot), BadCid> {
         let at = cid & self.mask;
         let slot = self.slots.get(usize::from(at)).ok_or(BadCid::Unknown)?;
         if slot.state as u16 != cid {
             return Err(BadCid::Stale);
         }
-        if slot.state & FREE == 0 { Ok((at, slot.number)) } else { Err(BadCid::Unknown) }
+        if slot.state & FREE == 0 { Ok((at, slot.spot)) } else { Err(BadCid::Unknown) }
     }
 
     /// The number of the slot whose commands have such an identifier.
@@ -285,7 +290,7 @@ impl Slots {
     #[cold]
     pub fn free(&mut self, at: u16) -> Option<(Tag, Data)> {
         let slot = self.slots.get_mut(usize::from(at)).filter(|slot| slot.state & FREE == 0)?;
-        slot.vacate(self.mask, self.end);
+        slot.vacate(slot.state as u16, self.mask, self.end);
         slot.next = self.free;
         self.free = at;
         self.in_flight -= 1;
@@ -308,13 +313,16 @@ mod tests {
 
     /// Frees the slot of a command, by the way of plain ones where it is one; its tag.
     fn take(slots: &mut Slots, cid: u16) -> Result<Tag, BadCid> {
-        if let Some((at, _)) = slots.plain(cid) {
-            let mut tag = 0;
-            slots.end_plain(at, |its, _| tag = its);
-            return Ok(tag);
+        let mut tag = None;
+        if slots.end_plain(cid, |_, _| true, |its, _| tag = Some(its)) {
+            return Ok(tag.unwrap());
         }
         let (at, _) = slots.find(cid)?;
         Ok(slots.free(at).unwrap().0)
+    }
+
+    fn is_plain(slots: &Slots, cid: u16) -> bool {
+        slots.slots[usize::from(cid & slots.mask)].state == u32::from(cid)
     }
 
     #[test]
@@ -360,15 +368,15 @@ mod tests {
         let mut slots = Slots::new(2);
         let cid = put(&mut slots, 5).unwrap();
         slots.note(0, Place::Direct, Watch::No);
-        assert!(slots.plain(cid).is_some(), "nothing was odd");
+        assert!(is_plain(&slots, cid), "nothing was odd");
         slots.note(0, Place::None, Watch::Event);
-        assert!(slots.plain(cid).is_none());
+        assert!(!is_plain(&slots, cid));
         assert_eq!((slots.find(cid), slots.command_id(5)), (Ok((0, 0)), Some(cid)));
         assert_eq!((slots.take_odd(0).watch, slots.take_odd(1).watch), (Watch::Event, Watch::No));
         assert_eq!(take(&mut slots, cid), Ok(5));
         let again = put(&mut slots, 6).unwrap();
         assert_eq!(slots.take_odd(0).watch, Watch::No);
-        assert!(slots.plain(again).is_some());
+        assert!(is_plain(&slots, again));
         slots.note(0, Place::None, Watch::Doorbells);
         assert_eq!(slots.command_id(6), None, "the driver's own");
     }
@@ -379,8 +387,8 @@ mod tests {
         let mut data = Data::Read(nvme_core::buffer::Buffer::zeroed(8));
         let cid = slots.put(1, &mut data, 0).unwrap();
         assert!(matches!(data, Data::None) && slots.data(0).unwrap().len() == 8);
-        let (at, _) = slots.plain(cid).unwrap();
-        slots.end_plain(at, |_, _| {});
+        assert!(!slots.end_plain(cid, |_, _| false, |_, _| unreachable!()), "it cannot be");
+        assert!(slots.end_plain(cid, |spot, in_flight| (spot, in_flight) == (0, 1), |_, _| {}));
         slots.put(2, &mut data, 1).unwrap();
         assert!(matches!(data, Data::None) && slots.data(0).unwrap().is_empty());
     }

@@ -31,10 +31,11 @@ fn names() -> Vec<String> {
     for policy in PathPolicy::ALL {
         names.extend([1, 2, 8].map(|paths| format!("head {policy} {paths}")));
     }
+    names.push("head round-robin 1 together".to_owned());
     // A queue of 128 entries holds one fewer.
     names.extend([1, 127].map(|depth| format!("pci bare {depth}")));
     names.extend([1, 32, 128].map(|depth| format!("pci read {depth}")));
-    names.push("pci write 128".to_owned());
+    names.extend(["pci read 128 together", "pci write 128"].map(str::to_owned));
     names
 }
 
@@ -43,16 +44,17 @@ fn run(name: &str, count: u64) -> Option<()> {
     let words: Vec<&str> = name.split(' ').collect();
     match words.as_slice() {
         ["bare"] => loops::bare(BYTES, 32, count),
-        ["head", policy, paths] => {
-            loops::head(BYTES, 32, count, paths.parse().ok()?, policy.parse().ok()?);
+        ["head", policy, paths, how @ ..] => {
+            let (paths, policy) = (paths.parse().ok()?, policy.parse().ok()?);
+            loops::head(BYTES, 32, count, paths, policy, how == ["together"]);
         }
         ["pci", "bare", depth] => {
             let mut queue = BareQueue::new(&target(0)).ok()?;
             queue.run(BYTES, depth.parse().ok()?, count).ok()?;
         }
-        ["pci", op, depth] => {
+        ["pci", op, depth, how @ ..] => {
             let op = if *op == "write" { IoOp::Write } else { IoOp::Read };
-            loops::ring(op, BYTES, depth.parse().ok()?, count);
+            loops::ring(op, BYTES, depth.parse().ok()?, count, how == ["together"]);
         }
         _ => return None,
     }
@@ -136,7 +138,7 @@ fn compare(measured: &BTreeMap<String, f64>) -> Result<bool, String> {
         };
         let change = (now / before - 1.0) * 100.0;
         let verdict = if change > TOLERANCE { "GROWN" } else { "" };
-        println!("{name:26} {now:7.1}  on record {before:7.1}  {change:+5.1} % {verdict}");
+        println!("{name:28} {now:7.1}  on record {before:7.1}  {change:+5.1} % {verdict}");
         good &= change <= TOLERANCE;
     }
     Ok(good)
@@ -149,7 +151,7 @@ fn record(measured: &BTreeMap<String, f64>) -> Result<bool, String> {
             .to_owned();
     for name in names() {
         let count = measured.get(&name).copied().unwrap_or_default();
-        let _ = writeln!(text, "{name:26} {count:.1}");
+        let _ = writeln!(text, "{name:28} {count:.1}");
     }
     print!("{text}");
     let path = record_path();

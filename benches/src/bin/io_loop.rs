@@ -59,7 +59,7 @@ fn main() -> ExitCode {
             let policy = policy.first().copied().unwrap_or("round-robin").parse();
             match (numbers(&[bytes, depth, count, paths]).as_deref(), policy) {
                 (Some([bytes, depth, count, paths]), Ok(policy)) => {
-                    loops::head(*bytes, *depth, *count as u64, *paths, policy);
+                    loops::head(*bytes, *depth, *count as u64, *paths, policy, false);
                     ExitCode::SUCCESS
                 }
                 _ => usage(),

@@ -78,6 +78,7 @@ impl fmt::Debug for Arena {
 #[derive(Debug)]
 pub struct DmaBuf(Box<Piece>);
 
+#[repr(align(8))]
 struct Piece {
     ptr: NonNull<u8>,
     len: usize,
@@ -93,6 +94,22 @@ unsafe impl Send for Piece {}
 unsafe impl Sync for Piece {}
 
 impl DmaBuf {
+    /// The bytes' address and number, and, at a multiple of 8, what [`from_raw`](Self::from_raw) makes
+    /// the same of.
+    pub(crate) fn into_raw(self) -> (NonNull<u8>, usize, *mut u8) {
+        let (ptr, len) = (self.0.ptr, self.0.len);
+        (ptr, len, Box::into_raw(self.0).cast())
+    }
+
+    /// Undoes [`into_raw`](Self::into_raw).
+    ///
+    /// # Safety
+    /// `raw` must be from there, and be used for this once.
+    pub(crate) unsafe fn from_raw(raw: *mut u8) -> Self {
+        // SAFETY: a box's, which the caller has alone.
+        Self(unsafe { Box::from_raw(raw.cast()) })
+    }
+
     /// Bytes.
     #[inline]
     #[must_use]

@@ -35,7 +35,7 @@ impl Data {
     /// Whether metadata travels beside the data.
     #[must_use]
     #[inline]
-    pub const fn has_metadata(&self) -> bool {
+    pub fn has_metadata(&self) -> bool {
         match self {
             Self::None => false,
             Self::Read(b) | Self::Write(b) => b.has_metadata(),
@@ -52,15 +52,14 @@ impl Data {
         }
     }
 
-    /// Moves the data to `place`, and drops what is there; nothing is left here. The same as an
-    /// assignment of what [`std::mem::take`] gives, without a detour over the stack.
+    /// Moves the data to `place`, which must have none: it would be forgotten, and not dropped, so that
+    /// nothing need be asked. Nothing is left here.
     #[inline]
     #[expect(unsafe_code, reason = "a move between places that is not to be made twice")]
     pub fn move_to(&mut self, place: &mut Self) {
-        *place = Self::None;
-        // SAFETY: both are valid and, as they are borrowed mutably, not the same. What is overwritten
-        // has nothing to be dropped: the place is `None`; and what was moved has one owner, the
-        // place, since it is overwritten here.
+        debug_assert!(matches!(place, Self::None), "data that is forgotten");
+        // SAFETY: both are valid and, as they are borrowed mutably, not the same. What was moved has one
+        // owner, the place, since it is overwritten here; what was there before is never dropped.
         unsafe {
             std::ptr::copy_nonoverlapping(self, place, 1);
             std::ptr::write(self, Self::None);

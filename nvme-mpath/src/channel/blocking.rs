@@ -75,7 +75,7 @@ impl Channel {
         head: &Arc<Head>,
         mut request: IoRequest,
     ) -> Result<Buffer, BlockingError> {
-        request.flags.set(Flags::BLOCKING);
+        request.asked.flags.set(Flags::BLOCKING);
         self.submit(head, request)?;
         let found = self.wait_for_blocking();
         match found.result {

@@ -4,7 +4,7 @@ use nvme_core::buffer::Buffer;
 use nvme_core::spec::BlockCount;
 use nvme_core::transport::Data;
 
-use super::request::IoRequest;
+use super::request::Asked;
 use crate::error::{IoOp, SubmitReason};
 use crate::view::Geometry;
 
@@ -42,34 +42,33 @@ impl Limits {
 
     /// The number of blocks of a request; `None` if it is not of the usual kind, or not right.
     #[inline]
-    pub(super) fn blocks(&self, request: &IoRequest) -> Option<BlockCount> {
-        if self.ops & 1 << request.op as u32 == 0 {
+    pub(super) fn blocks(&self, asked: &Asked, data: &Data) -> Option<BlockCount> {
+        if self.ops & 1 << asked.op as u32 == 0 {
             return None;
         }
-        let len = request.data.buffer()?.plain_len()?;
+        let len = data.buffer()?.plain_len()?;
         // Zero is more than all.
         if len & self.rest != 0 || len.wrapping_sub(1) > self.last {
             return None;
         }
         let blocks = len >> self.shift;
-        let end = request.slba.checked_add(blocks as u64)?;
+        let end = asked.slba.checked_add(blocks as u64)?;
         (end <= self.blocks).then(|| BlockCount::from_nlb((blocks - 1) as u16))
     }
 }
 
 /// The number of blocks of any request.
 #[cold]
-pub(super) fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> {
-    let data = &request.data;
-    let blocks = match request.op {
+pub(super) fn check(geometry: &Geometry, asked: &Asked, data: &Data) -> Result<u32, SubmitReason> {
+    let blocks = match asked.op {
         IoOp::Flush | IoOp::Passthrough => return Ok(0),
-        IoOp::WriteZeroes | IoOp::Discard => check_count(geometry, request)?,
+        IoOp::WriteZeroes | IoOp::Discard => check_count(geometry, asked)?,
         IoOp::Read | IoOp::Write | IoOp::Compare => check_data(geometry, data)?,
     };
-    if geometry.read_only && request.op.modifies() {
+    if geometry.read_only && asked.op.modifies() {
         return Err(SubmitReason::ReadOnly);
     }
-    let (slba, capacity) = (request.slba, geometry.blocks);
+    let (slba, capacity) = (asked.slba, geometry.blocks);
     if slba.checked_add(blocks.into()).is_none_or(|end| end > capacity) {
         return Err(SubmitReason::OutOfRange { slba, blocks: blocks.into(), capacity });
     }
@@ -77,10 +76,10 @@ pub(super) fn check(geometry: &Geometry, request: &IoRequest) -> Result<u32, Sub
 }
 
 /// The same of the number of blocks where that is given.
-fn check_count(geometry: &Geometry, request: &IoRequest) -> Result<u32, SubmitReason> {
-    let (blocks, block_size) = (request.blocks, geometry.block_size);
+fn check_count(geometry: &Geometry, asked: &Asked) -> Result<u32, SubmitReason> {
+    let (blocks, block_size) = (asked.blocks, geometry.block_size);
     let size = block_size as usize;
-    match request.op {
+    match asked.op {
         IoOp::WriteZeroes if blocks == 0 || blocks > 1 << 16 => {
             Err(SubmitReason::TooLarge { len: blocks as usize * size, max: (1 << 16) * size })
         }

@@ -72,10 +72,17 @@ impl Known {
         }
     }
 
-    /// Looks whether the view has changed, or the queues that there are for its paths.
+    /// Whether neither the view has changed, whose generation this is now, nor the queues that there are
+    /// for its paths.
+    #[inline]
+    pub(super) const fn is_fresh(&self, generation: u64, queues: &Queues) -> bool {
+        generation == self.generation && queues.generation() == self.queues
+    }
+
+    /// Looks whether that is so, and at what there is now if not.
     #[inline]
     pub(super) fn refresh(&mut self, queues: &Queues) {
-        if self.head.view.generation() != self.generation || queues.generation() != self.queues {
+        if !self.is_fresh(self.head.view.generation(), queues) {
             self.renew(queues);
         }
     }
@@ -154,18 +161,25 @@ impl Default for Heads {
 }
 
 impl Heads {
+    /// A head and its place in the table, if that is known without a search.
+    #[inline]
+    pub(super) fn recent(&self, head: &Arc<Head>) -> Option<(u32, &Known)> {
+        let place = self.recent[head.index as usize % RECENT];
+        let known = self.known.get(place as usize)?;
+        Arc::ptr_eq(&known.head, head).then_some((place, known))
+    }
+
     /// A head of `host` and its place in the table, to which it is added if need be; `None`: it is
     /// another host's.
-    #[inline]
     pub(super) fn look_up(
         &mut self,
         head: &Arc<Head>,
         host: &Arc<Shared>,
     ) -> Option<(u32, &mut Known)> {
-        let mut place = self.recent[head.index as usize % RECENT];
-        if self.known.get(place as usize).is_none_or(|known| !Arc::ptr_eq(&known.head, head)) {
-            place = self.search(head, host)?;
-        }
+        let place = match self.recent(head) {
+            Some((place, _)) => place,
+            None => self.search(head, host)?,
+        };
         self.known.get_mut(place as usize).map(|known| (place, known))
     }
 

@@ -23,25 +23,23 @@ mod route;
 mod rules;
 mod slab;
 mod sleep;
+mod submit;
 
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use nvme_core::spec::command::BlockOp;
-use nvme_core::spec::{BlockCount, Cqe, Status};
-use nvme_core::time::{Clock, Duration, Instant};
+use nvme_core::spec::{Cqe, Status};
+use nvme_core::time::{Clock, Instant};
 use nvme_core::transport::{Completion, Data, QueueStatus, Sink, Tag};
 
-use crate::error::{IoOp, SubmitError, SubmitReason};
+use crate::error::IoOp;
 use crate::fence::Fencing;
-use crate::head::Head;
 use crate::host::Shared;
 use crate::mailbox::{ChannelShared, Command};
 use crate::options::ChannelOptions;
 pub use blocking::BlockingError;
-use check::check;
 use heads::Heads;
 use hedge::Hedges;
 use held::Held;
@@ -49,10 +47,8 @@ use overdue::Overdue;
 use parked::Parked;
 pub use passthrough::PassthroughCommand;
 use passthrough::PassthroughTable;
-use policy::quick;
 use queues::{ChannelQueue, Meter, Queues};
 pub use request::{IoCompletion, IoRequest};
-use route::{Unsent, io_flags, opcode};
 use slab::{Flags, Hedge, Place, Slab, Timing};
 use sleep::Sleep;
 
@@ -198,98 +194,6 @@ impl Channel {
         self.parked.len()
     }
 
-    /// Hands in a request. It may stay in a batch until [`flush`](Self::flush) or
-    /// [`poll`](Self::poll).
-    ///
-    /// # Errors
-    /// [`SubmitError`] with the buffer: the request cannot be right, or the channel is full. What
-    /// goes wrong later, a path that is missing included, is told by the completion.
-    pub fn submit(&mut self, head: &Arc<Head>, mut request: IoRequest) -> Result<(), SubmitError> {
-        let Some((place, known)) = self.heads.look_up(head, &self.shared) else {
-            return Err(request.refused(SubmitReason::ForeignHead));
-        };
-        known.refresh(&self.queues);
-        let blocks = known.limits.blocks(&request);
-        if let Some(blocks) = blocks
-            && self.crowded.is_empty()
-            && self.held.is_empty()
-            && let Some(lane) =
-                quick(&mut known.lanes, &self.queues, request.op, blocks, known.layout)
-            && let q = self.queues.at(lane.queue as usize)
-            && let Some((at, entry)) = self.slab.insert(&request, place, blocks.get(), known.layout)
-        {
-            let op = BlockOp::new(opcode(request.op), lane.nsid, blocks, io_flags(request.flags));
-            match q.submit_block(op, request.slba, &mut request.data, entry.tag) {
-                Ok(()) => {
-                    entry.place = Place::InFlight;
-                    entry.sent_on = q.association;
-                }
-                Err(reason) => {
-                    let unsent = Unsent::Rejected(*lane, reason);
-                    self.send_later(at, &mut request.data, &unsent);
-                }
-            }
-            self.admitted(at, request.timeout);
-            return Ok(());
-        }
-        self.submit_any(place, blocks, &mut request)
-    }
-
-    /// The same for any request to the head at this place, which is fresh; `blocks` if it is known to
-    /// be of the usual kind.
-    #[inline(never)]
-    fn submit_any(
-        &mut self,
-        place: u32,
-        blocks: Option<BlockCount>,
-        request: &mut IoRequest,
-    ) -> Result<(), SubmitError> {
-        let known = &mut self.heads[place];
-        let blocks = match blocks {
-            Some(blocks) => blocks.get(),
-            None => match check(&known.view.geometry, request) {
-                Ok(blocks) => blocks,
-                Err(reason) => return Err(request.refused(reason)),
-            },
-        };
-        let Some((at, entry)) = self.slab.insert(request, place, blocks, known.layout) else {
-            return Err(request.refused(SubmitReason::Full { depth: self.slab.depth() }));
-        };
-        if !known.waiting.is_empty() || !self.held.is_empty() {
-            request.data.move_to(&mut entry.data);
-            self.stand_in_line(at);
-        } else {
-            self.send_new(at, &mut request.data);
-        }
-        self.admitted(at, request.timeout);
-        Ok(())
-    }
-
-    /// A request was taken into the slab.
-    #[inline]
-    fn admitted(&mut self, at: u32, timeout: Option<Duration>) {
-        if self.check_at == Instant::NEVER {
-            self.check_at = Instant::ZERO;
-        }
-        if let Some(limit) = timeout {
-            self.expire_after(at, limit);
-        }
-    }
-
-    /// Sends a new request unless others are ahead of it, or a write is held that it must not
-    /// overtake.
-    #[inline(never)]
-    fn stand_in_line(&mut self, at: u32) {
-        if !self.held.is_empty() && self.hold_behind(at) {
-            return;
-        }
-        if self.heads[self.slab[at].head].waiting.is_empty() {
-            self.send(at);
-        } else {
-            self.wait_for_room(at);
-        }
-    }
-
     /// Sends what was submitted.
     pub fn flush(&mut self) {
         self.batch.end();
@@ -413,18 +317,9 @@ impl Sink for Reaper<'_> {
     /// Takes one completion: done, or trouble.
     fn complete_from(&mut self, tag: Tag, cqe: &Cqe, data: &mut Data) {
         self.taken += 1;
-        // Queues answer each command once; were one to break that rule, the tag's generation keeps
-        // it from reaching a request that is not its own.
-        let Some(at) = self.slab.find(tag) else {
-            self.take_second(tag, cqe, data);
-            return;
-        };
-        let flags = self.slab[at].flags;
-        if cqe.status().is_success() && !flags.has(Flags::ODD) {
-            let data = std::mem::take(data);
-            self.done.push(self.slab.succeed(at, data, cqe.result(), Flags::NONE));
-        } else {
-            self.look_closer(at, cqe, data);
+        // The only call, at the end, so that nothing has to be saved for it.
+        if !self.slab.end(tag, cqe, data, self.done) {
+            self.look_closer(tag, cqe, data);
         }
     }
 }
@@ -433,7 +328,10 @@ impl Reaper<'_> {
     /// What is to be done about the completion of a request that did not succeed, or of which there
     /// is more to know.
     #[inline(never)]
-    fn look_closer(&mut self, at: u32, cqe: &Cqe, data: &mut Data) {
+    fn look_closer(&mut self, tag: Tag, cqe: &Cqe, data: &mut Data) {
+        // Queues answer each command once; were one to break that rule, the tag's generation keeps
+        // it from reaching a request that is not its own.
+        let Some(at) = self.slab.find(tag) else { return self.take_second(tag, cqe, data) };
         let data = std::mem::take(data);
         let (status, flags) = (cqe.status(), self.slab[at].flags);
         if flags.has(Flags::TIMED) && status.is_success() {

@@ -176,9 +176,9 @@ impl Channel {
         }
         let mut request = IoRequest::new(IoOp::Passthrough, 0, 0, Data::None, user_data);
         if blocking {
-            request.flags.set(Flags::BLOCKING);
+            request.asked.flags.set(Flags::BLOCKING);
         }
-        let Some((at, entry)) = self.slab.insert(&request, place, 0, known.layout) else {
+        let Some((at, entry)) = self.slab.insert(&request.asked, place, 0, known.layout) else {
             let reason = SubmitReason::Full { depth: self.slab.depth() };
             return Err(SubmitError { reason, buffer });
         };

@@ -267,6 +267,12 @@ impl Queues {
         &self.list[place]
     }
 
+    /// The queue of a lane, if it takes one more.
+    #[inline]
+    pub(super) fn open(&mut self, lane: &Lane) -> Option<&mut ChannelQueue> {
+        self.list.get_mut(lane.queue as usize).filter(|queue| !queue.is_full())
+    }
+
     /// Whether the queue of a lane takes one more.
     #[inline]
     pub(super) fn has_room(&self, lane: &Lane) -> bool {

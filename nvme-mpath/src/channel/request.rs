@@ -16,26 +16,33 @@ use crate::error::{IoError, IoOp, SubmitError, SubmitReason};
 /// ([`Buffer::with_metadata`]), as the namespace's format says.
 #[derive(Debug)]
 pub struct IoRequest {
-    pub(crate) op: IoOp,
-    pub(crate) slba: u64,
-    pub(crate) blocks: u32,
+    pub(super) asked: Asked,
     pub(super) data: Data,
-    pub(crate) user_data: u64,
+}
+
+/// What is asked for in a request, apart from its data, which has to be in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) user_data: u64,
+    pub(super) slba: u64,
+    pub(super) blocks: u32,
     /// What is known of it at this time.
     pub(super) flags: Flags,
-    pub(crate) timeout: Option<Duration>,
+    pub(super) op: IoOp,
+    pub(super) timeout: Option<Duration>,
+}
+
+/// A request is given back.
+#[cold]
+pub(super) fn refused(data: &mut Data, reason: SubmitReason) -> SubmitError {
+    SubmitError { reason, buffer: std::mem::take(data).into_buffer() }
 }
 
 impl IoRequest {
     #[inline]
     pub(super) const fn new(op: IoOp, slba: u64, blocks: u32, data: Data, user_data: u64) -> Self {
-        Self { op, slba, blocks, data, user_data, flags: Flags::NONE, timeout: None }
-    }
-
-    /// It is given back.
-    #[cold]
-    pub(super) fn refused(&mut self, reason: SubmitReason) -> SubmitError {
-        SubmitError { reason, buffer: std::mem::take(&mut self.data).into_buffer() }
+        let (flags, timeout) = (Flags::NONE, None);
+        Self { asked: Asked { user_data, slba, blocks, flags, op, timeout }, data }
     }
 
     /// Reads as many blocks as fit into `buffer`, from logical block `slba` on.
@@ -71,8 +78,9 @@ impl IoRequest {
     pub fn discard(slba: u64, blocks: u32, user_data: u64) -> Self {
         let range = DsmRange::new(slba, blocks);
         let data = Data::Write(Buffer::from(range.as_bytes().to_vec()));
-        let flags = Flags::OWN_DATA;
-        Self { flags, ..Self::new(IoOp::Discard, slba, blocks, data, user_data) }
+        let mut request = Self::new(IoOp::Discard, slba, blocks, data, user_data);
+        request.asked.flags = Flags::OWN_DATA;
+        request
     }
 
     /// Compares the blocks from `slba` on with those in `buffer`. If they differ, it fails with the
@@ -89,14 +97,14 @@ impl IoRequest {
     /// request waits as long as head and channel allow.
     #[must_use]
     pub const fn timeout(mut self, limit: Duration) -> Self {
-        self.timeout = Some(limit);
+        self.asked.timeout = Some(limit);
         self
     }
 
     /// Force unit access: the write is durable when it completes; a read comes from the medium.
     #[must_use]
     pub const fn fua(mut self) -> Self {
-        self.flags.set(Flags::FUA);
+        self.asked.flags.set(Flags::FUA);
         self
     }
 }
@@ -124,4 +132,19 @@ pub struct IoCompletion {
     /// [`HedgeOptions`](crate::HedgeOptions).
     pub exchanged: bool,
     pub(crate) blocking: bool,
+}
+
+impl IoCompletion {
+    /// The usual one.
+    #[inline]
+    pub(super) const fn success(
+        user_data: u64,
+        op: IoOp,
+        slba: u64,
+        buffer: Buffer,
+        value: u64,
+    ) -> Self {
+        let (result, uncertain, exchanged, blocking) = (Ok(()), false, false, false);
+        Self { user_data, op, slba, result, buffer, value, uncertain, exchanged, blocking }
+    }
 }

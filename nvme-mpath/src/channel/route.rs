@@ -11,7 +11,7 @@ use super::heads::{Known, Timed};
 use super::pace::Kind;
 use super::parked::Hopeless;
 use super::passthrough::PassthroughTable;
-use super::policy::{Lane, NoLane, choose, elsewhere};
+use super::policy::{NoLane, choose, elsewhere};
 use super::queues::Queues;
 use super::slab::{Entry, Flags, Place, Timing};
 use crate::error::IoOp;
@@ -81,8 +81,8 @@ pub(super) struct Sending<'a> {
 pub(super) enum Unsent {
     /// There is no path for it.
     NoLane(NoLane),
-    /// The queue of this lane did not take it.
-    Rejected(Lane, RejectReason),
+    /// The queue of this association did not take it.
+    Rejected(AssociationId, RejectReason),
     /// There is no such command.
     NoCommand,
 }
@@ -112,7 +112,7 @@ impl Sending<'_> {
             },
         };
         if let Err(reason) = taken {
-            return Err(Unsent::Rejected(lane, reason));
+            return Err(Unsent::Rejected(q.association, reason));
         }
         entry.place = Place::InFlight;
         entry.sent_on = q.association;
@@ -294,24 +294,20 @@ impl Channel {
     #[cold]
     fn put_back(&mut self, at: u32, data: Data, why: &Unsent, unfit: &Unfit) -> Sent {
         self.slab[at].data = data;
-        let association =
-            |queues: &mut Queues, lane: Lane| queues.at(lane.queue as usize).association;
         let hopeless = match *why {
             Unsent::NoLane(NoLane::Full) | Unsent::Rejected(_, RejectReason::Full) => {
                 return Sent::Full;
             }
-            Unsent::Rejected(lane, RejectReason::TooLarge) => {
-                return Sent::Unfit(association(&mut self.queues, lane), Hopeless::TooLarge);
+            Unsent::Rejected(association, RejectReason::TooLarge) => {
+                return Sent::Unfit(association, Hopeless::TooLarge);
             }
-            Unsent::Rejected(lane, RejectReason::Metadata) => {
-                return Sent::Unfit(association(&mut self.queues, lane), Hopeless::Metadata);
+            Unsent::Rejected(association, RejectReason::Metadata) => {
+                return Sent::Unfit(association, Hopeless::Metadata);
             }
-            Unsent::Rejected(lane, _) => {
+            Unsent::Rejected(association, _) => {
                 // It died and does not know yet that we know: poll it, and do without it until the
                 // control plane has replaced it.
-                let q = self.queues.at(lane.queue as usize);
-                q.woken = true;
-                let association = q.association;
+                self.queues.wake(association.epoch);
                 self.heads[self.slab[at].head].avoid(association);
                 return Sent::Again;
             }

@@ -4,11 +4,13 @@
 //! only some need is in tables beside it.
 
 use nvme_core::buffer::Buffer;
+use nvme_core::list::push_with;
+use nvme_core::spec::Cqe;
 use nvme_core::time::Instant;
 use nvme_core::transport::{Data, Tag};
 
 use super::pace::Kind;
-use super::request::{IoCompletion, IoRequest};
+use super::request::{Asked, IoCompletion};
 use crate::error::{IoError, IoOp};
 use crate::ids::AssociationId;
 use crate::view::Layout;
@@ -103,14 +105,24 @@ pub(super) struct Entry {
     pub(super) head: u32,
     /// Of a free entry: the next free one.
     next: u32,
-    pub(super) slba: u64,
+    // In the order in which requests and completions have them: they are copied together.
     pub(super) user_data: u64,
+    pub(super) slba: u64,
     /// Where it was last sent.
     pub(super) sent_on: AssociationId,
     /// When it was sent, as far as time-outs are concerned; `ZERO` until the next look.
     pub(super) sent_at: Instant,
     /// The data, while it is not in a queue.
     pub(super) data: Data,
+}
+
+impl Entry {
+    /// The entry is nobody's.
+    #[inline]
+    const fn vacate(&mut self) {
+        self.tag = self.tag.wrapping_add(1 << PLACE_BITS);
+        self.place = Place::Free;
+    }
 }
 
 /// What befell a request that was not simply sent and answered. Apart from the entry, so that others
@@ -208,6 +220,12 @@ impl Slab {
         self.entries.len()
     }
 
+    /// Whether there is room for one more.
+    #[inline]
+    pub(super) const fn has_room(&self) -> bool {
+        self.free != NONE
+    }
+
     /// Requests under way.
     #[inline]
     pub(super) const fn used(&self) -> usize {
@@ -231,30 +249,23 @@ impl Slab {
         let entry = &mut self[at];
         // It is nobody's to cancel.
         entry.flags.set(Flags::CANCELLED);
-        IoCompletion {
-            user_data: entry.user_data,
-            op: entry.op,
-            slba: entry.slba,
-            result: Ok(()),
-            buffer,
-            value: 0,
-            uncertain: false,
-            exchanged: true,
-            blocking: entry.flags.has(Flags::BLOCKING),
-        }
+        let Entry { user_data, op, slba, flags, .. } = *entry;
+        let blocking = flags.has(Flags::BLOCKING);
+        let completion = IoCompletion::success(user_data, op, slba, buffer, 0);
+        IoCompletion { exchanged: true, blocking, ..completion }
     }
 
     /// The queue has given the buffer back.
     pub(super) fn paid(&mut self, at: u32) {
-        self.vacate(at);
+        self[at].vacate();
         self.spare.push(at);
     }
 
     /// Takes a request of so many blocks in, without its data, if there is room.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert(
         &mut self,
-        request: &IoRequest,
+        asked: &Asked,
         head: u32,
         blocks: u32,
         layout: Layout,
@@ -264,13 +275,13 @@ impl Slab {
         self.free = entry.next;
         self.used += 1;
         entry.place = Place::Waiting;
-        entry.op = request.op;
-        entry.flags = request.flags;
+        entry.op = asked.op;
+        entry.flags = asked.flags;
         entry.blocks = blocks;
         entry.layout = layout;
         entry.head = head;
-        entry.slba = request.slba;
-        entry.user_data = request.user_data;
+        entry.slba = asked.slba;
+        entry.user_data = asked.user_data;
         entry.sent_at = Instant::ZERO;
         Some((at, entry))
     }
@@ -321,18 +332,42 @@ impl Slab {
         (entry.tag == tag && entry.place == Place::InFlight).then_some(at)
     }
 
-    /// The entry is nobody's.
+    /// Ends the request with this tag and tells `done` of its success, if it was sent, and succeeded,
+    /// and nothing is odd about it, and it has data. False, and nothing was done, if not, or if the list is
+    /// full.
     #[inline]
-    fn vacate(&mut self, at: u32) -> &mut Entry {
-        let entry = &mut self.entries[at as usize];
-        entry.tag = entry.tag.wrapping_add(1 << PLACE_BITS);
-        entry.place = Place::Free;
-        entry
+    pub(super) fn end(
+        &mut self,
+        tag: Tag,
+        cqe: &Cqe,
+        data: &mut Data,
+        done: &mut Vec<IoCompletion>,
+    ) -> bool {
+        let at = tag & ((1 << PLACE_BITS) - 1);
+        let Some(entry) = self.entries.get_mut(at as usize) else { return false };
+        if entry.tag != tag || entry.place != Place::InFlight || entry.flags.has(Flags::ODD) {
+            return false;
+        }
+        // Without data there is no buffer to be moved, and one to be made: that is not done here.
+        if !cqe.status().is_success() || matches!(data, Data::None) {
+            return false;
+        }
+        let told = push_with(done, || {
+            let (user_data, op, slba) = (entry.user_data, entry.op, entry.slba);
+            let buffer = std::mem::take(data).into_buffer();
+            IoCompletion::success(user_data, op, slba, buffer, cqe.result())
+        });
+        if !told {
+            return false;
+        }
+        entry.vacate();
+        entry.next = std::mem::replace(&mut self.free, at);
+        self.used -= 1;
+        true
     }
 
     /// Frees an entry and tells of its success. `data` is what its queue gave back; `flags` are those
     /// of the entry that are [odd](Flags::ODD).
-    #[inline]
     pub(super) fn succeed(
         &mut self,
         at: u32,
@@ -340,24 +375,16 @@ impl Slab {
         value: u64,
         flags: Flags,
     ) -> IoCompletion {
-        let next = self.free;
-        self.free = at;
         self.used -= 1;
-        let entry = self.vacate(at);
+        let next = std::mem::replace(&mut self.free, at);
+        let entry = &mut self[at];
+        entry.vacate();
         entry.next = next;
         let (user_data, op, slba) = (entry.user_data, entry.op, entry.slba);
         let own = flags.has(Flags::OWN_DATA);
-        IoCompletion {
-            user_data,
-            op,
-            slba,
-            result: Ok(()),
-            buffer: if own { Buffer::empty() } else { data.into_buffer() },
-            value,
-            uncertain: false,
-            exchanged: false,
-            blocking: flags.has(Flags::BLOCKING),
-        }
+        let buffer = if own { Buffer::empty() } else { data.into_buffer() };
+        let blocking = flags.has(Flags::BLOCKING);
+        IoCompletion { blocking, ..IoCompletion::success(user_data, op, slba, buffer, value) }
     }
 
     /// Frees an entry and tells of its failure.
@@ -394,12 +421,14 @@ impl std::ops::IndexMut<u32> for Slab {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::request::IoRequest;
 
     #[test]
     fn a_tag_means_one_request_only() {
         let mut slab = Slab::new(2, 0);
         let insert = |slab: &mut Slab, user_data| {
-            slab.insert(&IoRequest::flush(user_data), 0, 0, Layout::default()).map(|(at, _)| at)
+            let request = IoRequest::flush(user_data).asked;
+            slab.insert(&request, 0, 0, Layout::default()).map(|(at, _)| at)
         };
         let a = insert(&mut slab, 1).unwrap();
         let b = insert(&mut slab, 2).unwrap();
@@ -421,7 +450,7 @@ mod tests {
     #[test]
     fn a_new_request_has_no_history() {
         let mut slab = Slab::new(1, 0);
-        let request = IoRequest::flush(1);
+        let request = IoRequest::flush(1).asked;
         let (at, _) = slab.insert(&request, 0, 0, Layout::default()).unwrap();
         slab.history(at).retries = 3;
         slab.time(at, Timing { load: 7, ..Timing::default() });

@@ -2,8 +2,6 @@
 
 mod place;
 
-use std::sync::Arc;
-
 use nvme_core::spec::command::BlockOp;
 use nvme_core::spec::identify::cns;
 use nvme_core::spec::opcode::AdminOpcode;
@@ -172,7 +170,7 @@ impl Pair {
         } else {
             Some(self.place_any(device, &mut sqe, data, slot, regions, counters)?)
         };
-        let Some(cid) = self.slots.put(tag, data, self.sq.next_number()) else {
+        let Some(cid) = self.slots.put(tag, data, self.sq.next_spot()) else {
             return Err(RejectReason::Full);
         };
         if let Some(place) = elsewhere {
@@ -184,28 +182,16 @@ impl Pair {
         Ok(())
     }
 
-    /// The same for a command about blocks, which is made where it goes to if the device reaches its
-    /// data as it reached the last one's.
+    /// The same for a command about blocks, if the device reaches its data as it reached the last one's
+    /// and there is a slot: it is made where it goes to. False, and nothing was done, if not.
+    // Nothing in here is a call, so that nothing need be saved for one.
     #[inline]
-    pub fn submit_block(
-        &mut self,
-        device: &Arc<Device>,
-        (op, slba): (BlockOp, u64),
-        data: &mut Data,
-        tag: Tag,
-        regions: &Arc<RegionMap>,
-        counters: &QueueCounters,
-    ) -> Result<(), RejectReason> {
-        let Some(prp) = self.reach(data) else {
-            return self.submit(device, op.at(slba), data, tag, regions, counters);
-        };
-        let Some(cid) = self.slots.put(tag, data, self.sq.next_number()) else {
-            return Err(RejectReason::Full);
-        };
-        self.sq.write_words(&op.words(slba, cid, prp));
-        counters.direct();
-        counters.command();
-        Ok(())
+    pub fn submit_near(&mut self, op: BlockOp, slba: u64, data: &mut Data, tag: Tag) -> bool {
+        let Some(prp) = self.reach(data) else { return false };
+        let Some(cid) = self.slots.put(tag, data, self.sq.next_spot()) else { return false };
+        // The ring is in the process, since something was near, and has room, as there was a slot.
+        self.sq.write_near(&op.words(slba, cid, prp));
+        true
     }
 
     /// Notes of a command where its data is, and of an admin command what is to be known of its end.
@@ -223,7 +209,7 @@ impl Pair {
             return false;
         }
         let Some(slot) = self.slots.next_free() else { return false };
-        let Some(cid) = self.slots.put(0, &mut Data::None, self.sq.next_number()) else {
+        let Some(cid) = self.slots.put(0, &mut Data::None, self.sq.next_spot()) else {
             return false;
         };
         self.slots.note(slot, Place::None, Watch::Doorbells);
@@ -239,14 +225,15 @@ impl Pair {
         if cqe.sqid.get() != self.qid {
             return false;
         }
-        let Some((slot, number)) = self.slots.plain(cqe.cid.get()) else { return false };
-        let in_flight = self.slots.in_flight();
-        if self.sq.completed(number, cqe.sqhd.get(), in_flight).is_err() {
-            return false;
-        }
-        self.cq.advance();
-        self.slots.end_plain(slot, |tag, data| sink.complete_from(tag, cqe, data));
-        true
+        let Self { slots, sq, cq, .. } = self;
+        let can_be = |spot, in_flight| {
+            let can_be = sq.completed(spot, cqe.sqhd.get(), in_flight).is_ok();
+            if can_be {
+                cq.advance();
+            }
+            can_be
+        };
+        slots.end_plain(cqe.cid.get(), can_be, |tag, data| sink.complete_from(tag, cqe, data))
     }
 
     /// The slot of the command that a completion entry is for, whatever it is.
@@ -259,9 +246,9 @@ impl Pair {
         if sqid != self.qid {
             return Err(bad_queue(sqid, self.qid));
         }
-        let (slot, number) = self.slots.find(cid).map_err(|bad| bad_cid(sqid, cid, bad))?;
+        let (slot, spot) = self.slots.find(cid).map_err(|bad| bad_cid(sqid, cid, bad))?;
         let in_flight = self.slots.in_flight();
-        let completed = self.sq.completed(number, cqe.sqhd.get(), in_flight);
+        let completed = self.sq.completed(spot, cqe.sqhd.get(), in_flight);
         completed.map(|()| slot).map_err(|bad| bad_head(sqid, bad))
     }
 

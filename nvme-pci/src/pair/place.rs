@@ -1,7 +1,6 @@
 //! Where the data of a command is for the device: where the program has it, or in memory of the
 //! driver's that it is copied to.
 
-use nvme_core::buffer::Buffer;
 use nvme_core::spec::Sqe;
 use nvme_core::transport::{Data, RejectReason};
 
@@ -17,43 +16,41 @@ use crate::sgl;
 use crate::slots::Place;
 
 impl Pair {
+    /// The bytes of data that may do without a list, if they begin where data may and nothing is beside
+    /// them.
+    #[inline]
+    fn short<'a>(&self, data: &'a Data) -> Option<&'a [u8]> {
+        let bytes = data.buffer()?.plain()?;
+        // Zero is more than all. Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
+        if bytes.len().wrapping_sub(1) >= self.direct_most {
+            return None;
+        }
+        if bytes.as_ptr().addr().is_multiple_of(4) { Some(bytes) } else { None }
+    }
+
     /// The PRP entries of data that the device reaches where it is, in the region that was used last,
     /// if it needs no list for that: the usual case, in as few steps as will do.
     #[inline]
     pub(super) fn reach(&self, data: &Data) -> Option<[u64; 2]> {
-        let bytes = data.buffer()?.plain()?;
-        // Data pointers begin at a multiple of 4 (NVMe 2.1 §4.3.1).
-        let (at, len) = (bytes.as_ptr() as usize, bytes.len());
-        if len.wrapping_sub(1) >= self.direct_most || !at.is_multiple_of(4) {
-            return None;
-        }
-        let first = self.near.bus(at, len)?;
+        let bytes = self.short(data)?;
+        let first = self.near.bus(bytes.as_ptr().addr(), bytes.len())?;
         // A region begins on a page, for the process and on the bus.
-        let next = (first | (PAGE as u64 - 1)).wrapping_add(1);
-        match at % PAGE + len {
-            end if end <= PAGE => Some([first, 0]),
-            end if end <= 2 * PAGE => Some([first, next]),
-            _ => None,
-        }
+        two_entries(bytes, first, || Some((first | (PAGE as u64 - 1)).wrapping_add(1)))
     }
 
     /// Points the command to data that the device reaches where it is, if it needs no list for that.
     /// Whether it does.
     pub(super) fn point_direct(&mut self, sqe: &mut Sqe, data: &Data, regions: &RegionMap) -> bool {
-        let Some(bytes) = data.buffer().and_then(Buffer::plain) else { return false };
-        let (at, len) = (bytes.as_ptr() as usize, bytes.len());
-        if len == 0 || len > self.direct_most || !at.is_multiple_of(4) {
-            return false;
-        }
+        let Some(bytes) = self.short(data) else { return false };
         let Some(pages) = regions.find_from(bytes, &mut self.region) else { return false };
-        if let Some(near) = regions.near(self.region) {
+        // Of a ring in the controller's memory entries are not written where they are made.
+        if let Some(near) = regions.near(self.region).filter(|_| !self.sq.is_remote()) {
             self.near = near;
         }
-        let end = at % PAGE + len;
-        let second = if end <= PAGE { Some(&0) } else { pages.get(1).filter(|_| end <= 2 * PAGE) };
-        let (Some(first), Some(second)) = (pages.first(), second) else { return false };
-        sqe.set_prp(first + (at % PAGE) as u64, *second);
-        true
+        let Some(first) = pages.first() else { return false };
+        let first = first + (bytes.as_ptr().addr() % PAGE) as u64;
+        let prp = two_entries(bytes, first, || pages.get(1).copied());
+        prp.map(|[first, second]| sqe.set_prp(first, second)).is_some()
     }
 
     /// Makes any data reachable, and points the command to it.
@@ -244,6 +241,17 @@ impl Pair {
             None => self.outgrown = PAUSE,
         }
         self.outgrown == 0
+    }
+}
+
+/// The PRP entries of data at bus address `first`, if it ends on the page after that at most, which
+/// `next` tells.
+#[inline]
+fn two_entries(bytes: &[u8], first: u64, next: impl FnOnce() -> Option<u64>) -> Option<[u64; 2]> {
+    match bytes.as_ptr().addr() % PAGE + bytes.len() {
+        end if end <= PAGE => Some([first, 0]),
+        end if end <= 2 * PAGE => next().map(|next| [first, next]),
+        _ => None,
     }
 }
 

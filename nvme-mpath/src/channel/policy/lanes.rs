@@ -1,6 +1,6 @@
 //! The paths among which a policy chooses.
 
-use crate::channel::queues::Queues;
+use crate::channel::queues::{ChannelQueue, Queues};
 use crate::ids::AssociationId;
 use crate::policy::PathPolicy;
 use crate::view::HeadView;
@@ -36,6 +36,8 @@ pub(super) enum Way {
 #[derive(Debug, Default)]
 pub(in crate::channel) struct Lanes {
     pub(super) way: Way,
+    /// Whether that is [`Way::InTurn`], so that the others make no jump of this one.
+    pub(super) in_turn: bool,
     pub(super) list: Vec<Lane>,
     /// Where the round-robin stands, in the list.
     pub(super) turn: usize,
@@ -99,6 +101,7 @@ impl Lanes {
             PathPolicy::ServiceTime if self.list.len() > 1 => Way::Soonest,
             _ => Way::InTurn,
         };
+        self.in_turn = self.way == Way::InTurn;
         // Of policies that use one path the others are no lanes.
         let fixed = match view.policy {
             PathPolicy::Numa => of_least(&|lane| queues.distance(path(lane).numa_node)),
@@ -118,27 +121,25 @@ impl Lanes {
         matches!(self.way, Way::Soonest | Way::Timed)
     }
 
-    /// The next one whose queue has room.
-    // Inlined where new requests are sent, for speed, and where others are.
+    /// The next one and its queue, if that has room.
     #[inline(always)]
-    pub(in crate::channel) fn next_in_turn(&mut self, queues: &Queues) -> Option<&Lane> {
+    pub(super) fn quick_in_turn<'q>(
+        &mut self,
+        queues: &'q mut Queues,
+    ) -> Option<(&Lane, &'q mut ChannelQueue)> {
         let next = if self.turn + 1 < self.list.len() { self.turn + 1 } else { 0 };
-        // Before the look, after which nothing is changed that would have to be looked at again.
-        let before = std::mem::replace(&mut self.turn, next);
-        if self.list.get(next).is_some_and(|lane| queues.has_room(lane)) {
-            return self.list.get(next);
-        }
-        self.next_with_room(before, queues)
+        let lane = self.list.get(next)?;
+        let queue = queues.open(lane)?;
+        self.turn = next;
+        Some((lane, queue))
     }
 
-    /// The next one from the turn on whose queue has room. If there is none the turn is where it was
-    /// before.
-    #[cold]
-    fn next_with_room(&mut self, before: usize, queues: &Queues) -> Option<&Lane> {
-        let from = std::mem::replace(&mut self.turn, before);
-        let (first, last) = self.list.split_at(from);
+    /// The next one whose queue has room. If there is none the turn stays.
+    pub(super) fn next_in_turn(&mut self, queues: &Queues) -> Option<&Lane> {
+        let next = if self.turn + 1 < self.list.len() { self.turn + 1 } else { 0 };
+        let (first, last) = self.list.split_at(next);
         let found = last.iter().chain(first).position(|lane| queues.has_room(lane))?;
-        self.turn = (from + found) % self.list.len();
+        self.turn = (next + found) % self.list.len();
         self.list.get(self.turn)
     }
 

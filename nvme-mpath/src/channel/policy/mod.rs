@@ -18,7 +18,7 @@ use crate::view::Layout;
 
 use super::heads::{Known, Timed};
 use super::pace::Kind;
-use super::queues::Queues;
+use super::queues::{ChannelQueue, Queues};
 use lanes::Way;
 pub(super) use lanes::{Lane, Lanes};
 
@@ -42,25 +42,26 @@ const fn in_turn(policy: PathPolicy) -> bool {
 /// A path for a new request, where one is known at once and the request's time is not to be taken; the
 /// general way for others is [`choose`]. What is known of the head must be [fresh](Known::refresh).
 #[inline(always)]
-pub(super) fn quick<'a>(
+pub(super) fn quick<'a, 'q>(
     lanes: &'a mut Lanes,
-    queues: &Queues,
+    queues: &'q mut Queues,
     op: IoOp,
     blocks: BlockCount,
     layout: Layout,
-) -> Option<&'a Lane> {
+) -> Option<(&'a Lane, &'q mut ChannelQueue)> {
     // Before the others, which saves the default a jump.
-    if lanes.way == Way::InTurn {
-        return lanes.next_in_turn(queues);
+    if lanes.in_turn {
+        return lanes.quick_in_turn(queues);
     }
-    match lanes.way {
+    let lane = match lanes.way {
         Way::LeastInFlight => queue_depth::known(lanes, queues),
         Way::Soonest => {
             let kind = Kind::new(op, blocks.get() as usize * layout.buffer_block());
             service_time::known(lanes, queues, kind)
         }
         Way::InTurn | Way::Timed => None,
-    }
+    };
+    lane.and_then(|lane| Some((lane, queues.open(lane)?)))
 }
 
 /// A path for a request, by the head's policy. The head must be [fresh](Known::refresh).

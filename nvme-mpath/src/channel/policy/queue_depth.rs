@@ -16,12 +16,12 @@ pub(super) fn least<'a>(lanes: &'a mut Lanes, queues: &mut Queues) -> Option<&'a
     lanes.list.get(at)
 }
 
-/// The same, where it is known at once.
+/// The same, where it is known at once. Whether it has room is not.
 #[inline]
 pub(super) fn known<'a>(lanes: &'a mut Lanes, queues: &Queues) -> Option<&'a Lane> {
     let Lanes { list, leaders, .. } = lanes;
     let at = leaders.take(queues.round(), |at| queues.load(&list[at]))?;
-    list.get(at).filter(|lane| queues.has_room(lane))
+    list.get(at)
 }
 
 /// The same by a look at all lanes.

@@ -73,7 +73,7 @@ pub(super) fn soonest<'a>(
     lanes.list.get(at).filter(|lane| queues.has_room(lane))
 }
 
-/// The same, where it is known at once and no time is to be taken.
+/// The same, where it is known at once and no time is to be taken. Whether it has room is not known.
 #[inline]
 pub(super) fn known<'a>(lanes: &'a mut Lanes, queues: &Queues, kind: Kind) -> Option<&'a Lane> {
     let Lanes { list, service, .. } = lanes;
@@ -83,7 +83,7 @@ pub(super) fn known<'a>(lanes: &'a mut Lanes, queues: &Queues, kind: Kind) -> Op
         return None;
     };
     let at = leaders.take(queues.round(), |at| queues.load(&list[at]))?;
-    list.get(at).filter(|lane| queues.has_room(lane))
+    list.get(at)
 }
 
 /// The same by what was judged of all lanes, or is now.
