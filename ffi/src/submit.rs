@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libc::iovec;
 use nvme_mpath::core::buffer::Buffer;
-use nvme_mpath::{BlockingError, Geometry, IoOp, IoRequest};
+use nvme_mpath::{BlockingError, Geometry, IoOp, IoRequest, SubmitError};
 
 use crate::buffers::{Pieces, gather};
 use crate::channel::nvmeh_channel;
@@ -104,6 +104,49 @@ fn request(what: &What, geometry: &Geometry, buffer: Buffer, number: u64) -> Res
     })
 }
 
+/// A request that was not taken in, and its memory.
+struct Refused {
+    error: Error,
+    buffer: Buffer,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, buffer: Buffer::empty() }
+    }
+}
+
+impl From<SubmitError> for Refused {
+    fn from(SubmitError { reason, buffer, .. }: SubmitError) -> Self {
+        Self { error: reason.into(), buffer }
+    }
+}
+
+/// A blocking request that did not succeed.
+enum Failed {
+    Refused(Error),
+    Ended(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<BlockingError> for Failed {
+    fn from(error: BlockingError) -> Self {
+        match error {
+            BlockingError::Submit(refused) => Self::Refused(refused.reason.into()),
+            BlockingError::Io { error, uncertain, .. } => {
+                let unknown = if uncertain { " (the outcome is unknown)" } else { "" };
+                Self::Ended(Error::new(io_errno(&error).0, format!("{error}{unknown}")))
+            }
+            error => Self::Ended(Error::new(libc::EIO, error.to_string())),
+        }
+    }
+}
+
 /// # Safety
 /// The handles are NULL or handles; `iov`, if there is one, has `count` entries, whose memory is the
 /// request's until it ends.
@@ -123,16 +166,10 @@ pub(crate) unsafe fn submit(
             let copied = pieces.as_ref().map_or(0, |_| buffer.len() as u64);
             let ticket = Ticket { callback: tell.callback, arg: tell.arg, op: what.op, pieces };
             let id = state.book(ticket);
-            let request = match request(&what, &head.geometry(), buffer, id) {
-                Ok(request) => request,
-                Err(error) => {
-                    state.unbook(id, Buffer::empty());
-                    return Err(error);
-                }
-            };
-            if let Err(refused) = state.channel()?.submit(head, request) {
-                state.unbook(id, refused.buffer);
-                return Err(refused.reason.into());
+            let make = |geometry: &_| Ok(request(&what, geometry, buffer, id)?);
+            if let Err(Refused { error, buffer }) = state.channel()?.submit_with(head, make) {
+                state.unbook(id, buffer);
+                return Err(error);
             }
             state.submitted += 1;
             state.copied += copied;
@@ -154,11 +191,14 @@ pub(crate) unsafe fn block(to: Target, what: What, memory: Option<(*const iovec,
             let mut state = c.state()?;
             state.channel()?;
             let (buffer, pieces) = what.memory(memory, &mut state.spare)?;
-            let request = request(&what, &head.geometry(), buffer, 0)?;
-            state.submitted += 1;
-            let answer = state.channel()?.execute(head, request);
-            state.completed += 1;
-            state.failed += u64::from(answer.is_err());
+            let make = |geometry: &_| Ok(request(&what, geometry, buffer, 0)?);
+            let answer = state.channel()?.execute_with(head, make);
+            // What is refused was not submitted.
+            if !matches!(answer, Err(Failed::Refused(_))) {
+                state.submitted += 1;
+                state.completed += 1;
+                state.failed += u64::from(answer.is_err());
+            }
             match answer {
                 Ok(buffer) => {
                     if let Some(pieces) = pieces {
@@ -166,12 +206,7 @@ pub(crate) unsafe fn block(to: Target, what: What, memory: Option<(*const iovec,
                     }
                     Ok(0)
                 }
-                Err(BlockingError::Submit(refused)) => Err(refused.reason.into()),
-                Err(BlockingError::Io { error, uncertain, .. }) => {
-                    let unknown = if uncertain { " (the outcome is unknown)" } else { "" };
-                    Err(Error::new(io_errno(&error).0, format!("{error}{unknown}")))
-                }
-                Err(error) => Err(Error::new(libc::EIO, error.to_string())),
+                Err(Failed::Refused(error) | Failed::Ended(error)) => Err(error),
             }
         })
     }

@@ -1,11 +1,14 @@
-//! Requests that are handed in together: each is what it would have been by itself.
+//! Requests that are handed in together, or made where they are handed in.
 
 use std::sync::Arc;
 
 use nvme_core::buffer::Buffer;
 use nvme_core::time::Duration;
 use nvme_fake::{Bench, Io, SUBSYSTEM, TestClock, World, host_options, quiet};
-use nvme_mpath::{ChannelOptions, DelayedRemoval, Head, Host, IoRequest, SubmitReason, Window};
+use nvme_mpath::{
+    BlockingError, ChannelOptions, DelayedRemoval, Geometry, Head, Host, IoRequest, SubmitError,
+    SubmitReason, Window,
+};
 
 /// Writes of one block each, whose user data is the block.
 fn writes(blocks: std::ops::Range<u64>) -> impl Iterator<Item = IoRequest> {
@@ -111,4 +114,54 @@ fn paths_that_came_and_went_since_are_known() {
     assert_eq!(bench.channel.submit_all(&head, writes(6..9)).expect("they wait"), 3);
     bench.settle();
     assert_eq!((bench.channel.parked(), bench.done.len()), (3, 6));
+}
+
+#[test]
+fn a_request_is_checked_by_the_geometry_that_it_is_made_from() {
+    let (mut bench, head) = one_path();
+    // What was a block is one eighth of one in the moment in which the request is made.
+    let Bench { channel, world, host, .. } = &mut bench;
+    let write = |geometry: &Geometry| -> Result<_, SubmitError> {
+        assert_eq!(geometry.block_size, 512);
+        world.namespaces("a", |all| all.get_mut(&1).unwrap().lbads = 12);
+        while head.geometry().block_size == 512 {
+            host.drive(Duration::ZERO);
+        }
+        Ok(IoRequest::write(1, Buffer::from(vec![7; 512]), 1))
+    };
+    channel.submit_with(&head, write).expect("one block, when it was made");
+    // The next one is made from what is so now.
+    let write = |geometry: &Geometry| -> Result<_, SubmitError> {
+        Ok(IoRequest::write(1, Buffer::from(vec![7; geometry.block_size as usize]), 2))
+    };
+    channel.submit_with(&head, write).expect("one block");
+    bench.settle();
+    let done: Vec<_> = bench.done.iter().map(|done| (done.user_data, done.buffer.len())).collect();
+    assert_eq!(done, [(1, 512), (2, 4096)]);
+}
+
+/// What a program says of a request that it does not make, or that is not taken in.
+#[derive(Debug, PartialEq)]
+struct Refusal(String);
+
+impl From<SubmitError> for Refusal {
+    fn from(error: SubmitError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<BlockingError> for Refusal {
+    fn from(error: BlockingError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+#[test]
+fn what_its_maker_refuses_is_not_handed_in() {
+    let (mut bench, head) = one_path();
+    let make = |geometry: &Geometry| Err(Refusal(format!("blocks of {}", geometry.block_size)));
+    let refused = Refusal("blocks of 512".to_owned());
+    assert_eq!(bench.channel.submit_with(&head, make).unwrap_err(), refused);
+    assert_eq!(bench.channel.execute_with(&head, make).unwrap_err(), refused);
+    assert_eq!(bench.channel.in_flight(), 0);
 }

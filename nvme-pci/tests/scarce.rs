@@ -1,9 +1,9 @@
-//! A function for which no more memory can be mapped once its queues are there.
+//! A function for which no more memory can be mapped once its queues are there, or less than is asked for.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nvme_core::buffer::Buffer;
 use nvme_core::memory::Memory;
@@ -13,17 +13,17 @@ use nvme_pci::mem::MemSlots;
 use nvme_pci::{Backend, BackendError, DmaMapping, DmaMemory, Location, Mmio, Open, PciTransport};
 use nvme_pci_bed::{Bed, LIMIT, channel, connect, finish, persistent};
 
-/// Opens devices that are given no more memory when `none` is set.
+/// Opens devices that are given no more than `most` bytes of memory at a time, and none if that is 0.
 #[derive(Clone, Debug)]
 struct Scarce {
     slots: MemSlots,
-    none: Arc<AtomicBool>,
+    most: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
 struct ScarceBackend {
     inner: Arc<dyn Backend>,
-    none: Arc<AtomicBool>,
+    most: Arc<AtomicUsize>,
 }
 
 impl Open for Scarce {
@@ -40,8 +40,8 @@ impl Open for Scarce {
     }
 
     fn open(&self, location: &Location) -> Result<Arc<dyn Backend>, BackendError> {
-        let (inner, none) = (self.slots.open(location)?, Arc::clone(&self.none));
-        Ok(Arc::new(ScarceBackend { inner, none }))
+        let (inner, most) = (self.slots.open(location)?, Arc::clone(&self.most));
+        Ok(Arc::new(ScarceBackend { inner, most }))
     }
 }
 
@@ -55,11 +55,13 @@ impl Backend for ScarceBackend {
     }
 
     fn alloc_dma(&self, len: usize, align: usize) -> Result<DmaMemory, BackendError> {
-        if self.none.load(Ordering::Relaxed) {
-            let address = self.address().to_owned();
-            return Err(BackendError::LockedMemory { address, needed: len as u64, limit: 0 });
+        match self.most.load(Ordering::Relaxed) {
+            0 => {
+                let address = self.address().to_owned();
+                Err(BackendError::LockedMemory { address, needed: len as u64, limit: 0 })
+            }
+            most => self.inner.alloc_dma(len.min(most), align),
         }
-        self.inner.alloc_dma(len, align)
     }
 
     fn map_dma(&self, memory: &Arc<Memory>) -> Result<DmaMapping, BackendError> {
@@ -87,13 +89,14 @@ impl Backend for ScarceBackend {
     }
 }
 
-#[test]
-fn copies_find_a_slot_with_a_list_behind_those_that_need_none() {
-    const COUNT: usize = 48;
+const COUNT: usize = 48;
+
+/// Two kinds of data in turn, where after the queues no more than `most` bytes come at a time.
+fn all_ends_with(most: usize) {
     let mut bed = Bed::new(512);
     bed.device("a");
-    let none = Arc::<AtomicBool>::default();
-    let scarce = Scarce { slots: bed.slots.clone(), none: Arc::clone(&none) };
+    let scarce = Scarce { slots: bed.slots.clone(), most: Arc::new(usize::MAX.into()) };
+    let left = Arc::clone(&scarce.most);
     let transport = PciTransport::new(scarce);
     let options = HostOptions::new(Uuid(*b"nvme-host-tests!"));
     let host = Host::new(options.transport(transport.clone())).unwrap();
@@ -102,7 +105,7 @@ fn copies_find_a_slot_with_a_list_behind_those_that_need_none() {
     let memory = nvme_pci_bed::Memory::new(COUNT);
     let registration = memory.register(&transport);
     let _ = channel.read(&head, 0, memory.buffer(0, 4096)).unwrap();
-    none.store(true, Ordering::Relaxed);
+    left.store(most, Ordering::Relaxed);
     // Where the device reaches the data itself, more commands go at once than there are lists for.
     for at in 0..COUNT {
         let buffer = memory.buffer(at * 4096, 4096);
@@ -112,11 +115,21 @@ fn copies_find_a_slot_with_a_list_behind_those_that_need_none() {
     // Then other memory, once and many times at once.
     for count in [1, COUNT] {
         for at in 0..count {
-            let buffer = Buffer::zeroed(4096);
+            let buffer = Buffer::zeroed(64 << 10);
             channel.submit(&head, IoRequest::read(0, buffer, at as u64)).unwrap();
         }
         assert!(finish(&mut channel, count).iter().all(|done| done.result.is_ok()));
     }
     drop(registration);
     host.shutdown_forced(LIMIT).unwrap();
+}
+
+#[test]
+fn copies_find_a_slot_with_a_list_behind_those_that_need_none() {
+    all_ends_with(0);
+}
+
+#[test]
+fn a_backend_that_gives_less_than_was_asked_for_is_not_asked_for_ever() {
+    all_ends_with(4096);
 }

@@ -10,6 +10,7 @@ use super::{Channel, IoCompletion, IoRequest, PassthroughCommand};
 use crate::error::{IoError, SubmitError};
 use crate::head::Head;
 use crate::host::STOP_LIMIT;
+use crate::view::Geometry;
 
 /// Why a blocking call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -73,14 +74,44 @@ impl Channel {
     pub fn execute(
         &mut self,
         head: &Arc<Head>,
-        mut request: IoRequest,
+        request: IoRequest,
     ) -> Result<Buffer, BlockingError> {
-        request.asked.flags.set(Flags::BLOCKING);
-        self.submit(head, request)?;
+        self.execute_with(head, |_| Ok(request))
+    }
+
+    /// The same of a request that `make` makes from the head's geometry, as for
+    /// [`submit_with`](Self::submit_with).
+    ///
+    /// # Errors
+    /// What `make` says, and then nothing was done; else see [`BlockingError`].
+    pub fn execute_with<E: From<BlockingError>>(
+        &mut self,
+        head: &Arc<Head>,
+        make: impl FnOnce(&Geometry) -> Result<IoRequest, E>,
+    ) -> Result<Buffer, E> {
+        /// What is in the way of the submission.
+        enum Refused<E> {
+            Made(E),
+            Submitted(SubmitError),
+        }
+        impl<E> From<SubmitError> for Refused<E> {
+            fn from(error: SubmitError) -> Self {
+                Self::Submitted(error)
+            }
+        }
+        let make = |geometry: &_| {
+            let mut request = make(geometry).map_err(Refused::Made)?;
+            request.asked.flags.set(Flags::BLOCKING);
+            Ok(request)
+        };
+        self.submit_with(head, make).map_err(|refused| match refused {
+            Refused::Made(error) => error,
+            Refused::Submitted(error) => BlockingError::Submit(error).into(),
+        })?;
         let found = self.wait_for_blocking();
         match found.result {
             Ok(()) => Ok(found.buffer),
-            Err(error) => Err(failed(error, found.buffer, found.uncertain)),
+            Err(error) => Err(failed(error, found.buffer, found.uncertain).into()),
         }
     }
 

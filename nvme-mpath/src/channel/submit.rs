@@ -15,6 +15,7 @@ use super::route::{Unsent, io_flags, opcode};
 use super::slab::Place;
 use crate::error::{SubmitError, SubmitReason};
 use crate::head::Head;
+use crate::view::Geometry;
 
 impl Channel {
     /// Hands in a request. It may stay in a batch until [`flush`](Self::flush) or
@@ -63,6 +64,29 @@ impl Channel {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Hands in a request that `make` makes from the head's geometry, which is the one that it is then
+    /// checked by and sent for. Of bytes that became blocks by
+    /// [`Head::geometry`](crate::Head::geometry), a format with another block size in between would make
+    /// other ones.
+    ///
+    /// # Errors
+    /// What `make` says, and then nothing was done; else those of [`submit`](Self::submit).
+    pub fn submit_with<E: From<SubmitError>>(
+        &mut self,
+        head: &Arc<Head>,
+        make: impl FnOnce(&Geometry) -> Result<IoRequest, E>,
+    ) -> Result<(), E> {
+        let place = match self.fresh(head) {
+            None => self.renew(head),
+            place => place,
+        };
+        let Some(place) = place else {
+            return Err(refused(&mut Data::None, SubmitReason::ForeignHead).into());
+        };
+        let IoRequest { asked, mut data } = make(&self.heads[place].view.geometry)?;
+        Ok(self.take(place, &asked, &mut data)?)
     }
 
     /// The place of a head of which what is known is fresh.

@@ -236,7 +236,7 @@ impl Pair {
             true => device.cmb().and_then(|cmb| cmb.data(len)),
             false => device.backend().alloc_dma(len, PAGE).ok(),
         };
-        match memory {
+        match memory.filter(|memory| memory.len() >= len) {
             Some(memory) => self.pool.grow(memory),
             None => self.outgrown = PAUSE,
         }
