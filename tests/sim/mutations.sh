@@ -28,11 +28,11 @@ stale-view-used|nvme-mpath/src/channel/heads.rs|s/if self\.head\.view\.generatio
 identity-unchecked-on-return|nvme-mpath/src/control/heads.rs|s/if head\.ids != info\.ids \{/if false {/
 command-generation-unchecked|nvme-tcp/src/conn/slots.rs|s/slot\.cid == cid && slot\.phase/slot.phase/; s/Some\(slot\) if slot\.cid != cid =>/Some(slot) if false \&\& slot.cid != cid =>/
 keep-alive-not-sent|nvme-core/src/controller/keep_alive.rs|s/if alive \|\| timer\.outstanding \{/if true || alive || timer.outstanding {/
-error-taken-for-success|nvme-mpath/src/channel/mod.rs|s/if cqe\.status\(\)\.is_success\(\) &&/if !cqe.status().is(Status::ABORTED_BY_HOST) \&\&/
+error-taken-for-success|nvme-mpath/src/channel/slab.rs|s/if !cqe\.status\(\)\.is_success\(\) \|\|/if cqe.status().is(nvme_core::spec::Status::ABORTED_BY_HOST) ||/
 retry-lost|nvme-mpath/src/channel/outcome.rs|s/self\.delayed\.pop\(\);\n(\s+)self\.slab\[at\]\.place = Place::Waiting;\n\s+self\.send\(at\);/self.delayed.pop();\n$1self.slab[at].place = Place::Waiting;/
 waiting-for-room-forgotten|nvme-mpath/src/channel/route.rs|s/self\.heads\[place\]\.waiting\.push_front\(at\);\n(\s+turn \+= 1;)/$1/
 outcome-not-told|nvme-mpath/src/channel/outcome.rs|s/self\.slab\[at\]\.flags\.set\(Flags::UNCERTAIN\);//
-retry-of-a-completed-request|nvme-mpath/src/channel/mod.rs|s/(let data = std::mem::take\(data\);\n\s+self\.done\.push\(self\.slab\.succeed\()/if self.slab[at].op == IoOp::Flush { self.troubled.push(Trouble { at, status: cqe.status(), lost: true, fencing: Fencing::Needless }); }\n$1/
+retry-of-a-completed-request|nvme-mpath/src/channel/mod.rs|s/(self\.done\.push\(self\.slab\.succeed\()/if self.slab[at].op == IoOp::Flush { self.troubled.push(Trouble { at, status, lost: true, fencing: Fencing::Needless }); }\n$1/
 fence-waits-for-nothing|nvme-mpath/src/channel/held.rs|s/self\.fence_needless\(association\);//
 paths-of-dead-association-stay|nvme-mpath/src/control/heads.rs|s/\|_, path\| path\.ready = false\)/|_, path| path.ready = path.ready)/
 LIST
