@@ -9,7 +9,7 @@ use nvme_core::transport::{
     Data, Queue, QueueSetup, QueueStatus, RejectReason, Sink, Tag, TransportError,
 };
 
-use crate::conn::{Config, Connection, ProtocolError, State};
+use crate::conn::{Config, Connection, LIST, ProtocolError, State};
 use crate::stream::Stream;
 
 /// Slices in one write: 63 commands with data, or any number without. Twice as many make 4 KiB writes no faster,
@@ -101,25 +101,42 @@ impl<S: Stream> TcpQueue<S> {
         Some(self.stream.write(slices))
     }
 
+    /// Receives once; how much was asked for, and what came.
+    fn read(&mut self) -> (usize, io::Result<usize>) {
+        if self.conn.has_list() {
+            let mut slices: [IoSliceMut<'_>; LIST] =
+                std::array::from_fn(|_| IoSliceMut::new(&mut []));
+            let used = self.conn.read_list(&mut slices);
+            if let Some(slices) = slices.get_mut(..used).filter(|s| !s.is_empty()) {
+                let want = slices.iter().map(|s| s.len()).sum();
+                return (want, self.stream.read(slices));
+            }
+        }
+        let (direct, staged) = self.conn.read_targets();
+        let want = direct.len() + staged.len();
+        let result = if direct.is_empty() {
+            self.stream.read(&mut [IoSliceMut::new(staged)])
+        } else {
+            self.stream.read(&mut [IoSliceMut::new(direct), IoSliceMut::new(staged)])
+        };
+        (want, result)
+    }
+
     /// Receives until the stream is empty or the budget is used up.
     fn receive(&mut self, sink: &mut dyn Sink) -> Result<(), End> {
         let mut bytes = 0;
         for _ in 0..READ_BUDGET {
-            let (direct, staged) = self.conn.read_targets();
-            let want = direct.len() + staged.len();
-            let result = if direct.is_empty() {
-                self.stream.read(&mut [IoSliceMut::new(staged)])
-            } else {
-                self.stream.read(&mut [IoSliceMut::new(direct), IoSliceMut::new(staged)])
-            };
+            let (want, result) = self.read();
             match result {
                 Ok(0) => return Err(self.lost("closed by the peer")),
                 Ok(n) => {
                     self.conn.received(n, sink).map_err(End::Protocol)?;
                     bytes += n;
                     // A short read has emptied the stream, as far as data goes. An end of stream
-                    // behind it raises no second event, so the caller has to come back for it.
-                    if (n < want && self.write_error.is_none()) || bytes >= BYTE_BUDGET {
+                    // behind it raises no second event, so the caller has to come back for it. Nor is
+                    // more to be expected when everything has been answered.
+                    let short = n < want || self.conn.in_flight() == 0;
+                    if (short && self.write_error.is_none()) || bytes >= BYTE_BUDGET {
                         self.pending = true;
                         return Ok(());
                     }

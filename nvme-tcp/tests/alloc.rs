@@ -4,14 +4,14 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 
 use nvme_core::buffer::Buffer;
 use nvme_core::spec::Sqe;
 use nvme_core::spec::tcp::CapsuleCmd;
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, Data};
-use nvme_tcp::conn::{Config, Connection};
+use nvme_tcp::conn::{Config, Connection, LIST};
 use support::wire::Format;
 use support::{READ, WRITE, pattern};
 use zerocopy::FromBytes;
@@ -47,13 +47,21 @@ fn count(work: impl FnOnce()) -> usize {
 
 fn feed(conn: &mut Connection, mut bytes: &[u8], sink: &mut Vec<Completion>) {
     while !bytes.is_empty() {
-        let (direct, staged) = conn.read_targets();
-        let a = direct.len().min(bytes.len());
-        direct[..a].copy_from_slice(&bytes[..a]);
-        let b = staged.len().min(bytes.len() - a);
-        staged[..b].copy_from_slice(&bytes[a..a + b]);
-        conn.received(a + b, sink).unwrap();
-        bytes = &bytes[a + b..];
+        let before = bytes.len();
+        let mut fill = |target: &mut [u8]| {
+            let (part, rest) = bytes.split_at(target.len().min(bytes.len()));
+            target[..part.len()].copy_from_slice(part);
+            bytes = rest;
+        };
+        let mut slices: [IoSliceMut<'_>; LIST] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let used = conn.read_list(&mut slices);
+        slices[..used].iter_mut().for_each(|slice| fill(slice));
+        if used == 0 {
+            let (direct, staged) = conn.read_targets();
+            fill(direct);
+            fill(staged);
+        }
+        conn.received(before - bytes.len(), sink).unwrap();
     }
 }
 

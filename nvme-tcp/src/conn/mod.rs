@@ -4,7 +4,7 @@
 //!
 //! - [`Connection::gather`] shows the bytes to send, in order, as slices over headers and over the
 //!   requests' own buffers; [`Connection::advance`] says how many of them went out.
-//! - [`Connection::read_targets`] shows where the next bytes received belong, and
+//! - [`Connection::read_list`] and [`Connection::read_targets`] show where the next bytes received belong, and
 //!   [`Connection::received`] says how many have been put there, checks them and completes commands.
 //! - [`Connection::deadline`] and [`Connection::expired`] bound the set-up.
 //! - After an error [`Connection::terminate`] prepares the termination request, and
@@ -13,16 +13,18 @@
 //! Memory is allocated when the connection is made and not after, apart from the buffer that a
 //! thread receives into, which all its connections share ([`Connection::put_aside`]).
 
+mod ahead;
 mod check;
 mod digest;
 mod error;
+mod place;
 mod quick;
 mod receive;
 mod rx;
 mod slots;
 mod tx;
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 
 use nvme_core::spec::fabrics::FABRICS_OPCODE;
 use nvme_core::spec::tcp::{DigestFlags, IcReq, MAXH2CDATA_MIN, PDA_MAX, PduType, TermReq};
@@ -31,6 +33,8 @@ use nvme_core::time::Instant;
 use nvme_core::transport::{Data, RejectReason, Rejected, Sink, Tag};
 use zerocopy::IntoBytes;
 
+use ahead::Ahead;
+pub use ahead::LIST;
 use check::Agreed;
 pub use error::ProtocolError;
 use quick::Usual;
@@ -101,6 +105,7 @@ pub struct Connection {
     slots: Slots,
     tx: Tx,
     rx: Rx,
+    ahead: Ahead,
     draining: Vec<u16>,
     /// The header that broke the protocol: at most 128 bytes, and how many.
     offender: ([u8; 128], u8),
@@ -139,6 +144,7 @@ impl Connection {
             slots: Slots::new(capacity, max_r2t),
             tx,
             rx: Rx::new(),
+            ahead: Ahead::new(capacity),
             draining: Vec::with_capacity(usize::from(capacity)),
             offender: ([0; 128], 0),
         }
@@ -214,6 +220,9 @@ impl Connection {
         if let Some(index) = self.slots.take(data, tag, len) {
             let slot = self.slots.get_mut(index);
             slot.in_capsule = in_capsule;
+            if len > 0 && matches!(slot.data, Data::Read(_)) {
+                self.ahead.push(slot.cid);
+            }
             if !self.tx.try_stage(&mut self.slots, index, sqe, &self.agreed) {
                 self.slots.get_mut(index).sqe = sqe;
                 self.slots.queue_send(index);
@@ -274,11 +283,29 @@ impl Connection {
         if self.state == State::Failed {
             return (&mut [], &mut []);
         }
+        self.ahead.give_back(0, &mut self.slots);
         self.rx.targets(&mut self.slots)
     }
 
-    /// Takes note that `n` bytes have been put where [`Connection::read_targets`] said, and acts on
-    /// them.
+    /// Whether it is worth to ask [`Connection::read_list`].
+    #[must_use]
+    #[inline]
+    pub fn has_list(&self) -> bool {
+        self.ahead.is_likely(self.slots.in_use()) && self.state == State::Ready
+    }
+
+    /// Where the next bytes received belong, in place of [`Connection::read_targets`], so that small reads that
+    /// are answered in the order of their submission are received without a copy: how many slices of `out`,
+    /// none of them empty, are to be filled in order. `out` must have room for [`LIST`].
+    ///
+    /// Zero where that is not to be expected, for example after answers in another order; then
+    /// `read_targets` is to be asked.
+    pub fn read_list<'a>(&'a mut self, out: &mut [IoSliceMut<'a>]) -> usize {
+        self.list(out)
+    }
+
+    /// Takes note that `n` bytes have been put where [`Connection::read_list`] or
+    /// [`Connection::read_targets`] said, whichever was asked last, and acts on them.
     ///
     /// # Errors
     /// [`ProtocolError`]: the connection is over; go on with [`Connection::terminate`].
@@ -286,10 +313,19 @@ impl Connection {
         if self.state == State::Failed {
             return Ok(());
         }
-        self.rx.filled(n, &self.slots);
-        while (self.rx.expect == Expect::Header && self.quick(sink)) || self.step(sink)? {}
-        self.rx.compact();
-        Ok(())
+        if self.ahead.is_listed() {
+            self.placed(n, sink);
+        } else {
+            self.ahead.was_general();
+            self.rx.filled(n, &self.slots);
+        }
+        loop {
+            while (self.rx.expect == Expect::Header && self.quick(sink)) || self.step(sink)? {}
+            self.rx.compact();
+            if !self.rx.unspill() {
+                return Ok(());
+            }
+        }
     }
 
     /// Nothing more is received for now: the thread's next connection that receives gets the staging
@@ -322,6 +358,7 @@ impl Connection {
         self.tx.clear();
         while self.slots.next_send().is_some() {}
         self.draining.clear();
+        self.ahead.give_back(0, &mut self.slots);
         for index in 0..self.slots.capacity() as u16 {
             let slot = self.slots.get(index);
             if slot.phase != Phase::Free {

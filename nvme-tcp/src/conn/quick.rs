@@ -14,14 +14,14 @@ use super::digest::crc32c;
 use super::{Connection, State, complete};
 
 /// Bytes of both headers.
-const HEADER: usize = size_of::<DataHeader>();
+pub(super) const HEADER: usize = size_of::<DataHeader>();
 const _: () = assert!(HEADER == size_of::<CapsuleResp>());
 
 /// What TYPE, FLAGS, HLEN and PDO mostly are, as the first dword of a header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usual {
-    data: u32,
-    response: u32,
+    pub(super) data: u32,
+    pub(super) response: u32,
     /// Bytes of a response.
     response_len: usize,
     /// Bytes before the data of a data PDU.
@@ -29,8 +29,8 @@ pub(crate) struct Usual {
 }
 
 /// The flags of a data PDU that differ from one to the next.
-const LAST: u32 = (PduFlags::LAST_PDU.bits() as u32) << 8;
-const SUCCESS: u32 = (PduFlags::SUCCESS.bits() as u32) << 8;
+pub(super) const LAST: u32 = (PduFlags::LAST_PDU.bits() as u32) << 8;
+pub(super) const SUCCESS: u32 = (PduFlags::SUCCESS.bits() as u32) << 8;
 
 impl Usual {
     /// What is usual on a connection on which this has been agreed.
@@ -104,6 +104,8 @@ impl Connection {
         slot.last_seen = last;
         let (cid, damaged) = (slot.cid, slot.damaged);
         self.rx.took(plen, len);
+        let plain = pdo == HEADER && plen == HEADER + len as usize;
+        self.ahead.learn(plain, success);
         if success {
             let status = if damaged { Status::DATA_TRANSFER_ERROR } else { Status::SUCCESS };
             complete(&mut self.slots, index, Cqe::new(cid, status, 0), sink);

@@ -196,7 +196,7 @@ impl Connection {
     }
 
     /// The data of a C2HData PDU is complete; with SUCCESS so is its command (TCP 1.1 §3.6.2.9).
-    fn end_of_data(&mut self, payload: Payload, sink: &mut dyn Sink) {
+    pub(super) fn end_of_data(&mut self, payload: Payload, sink: &mut dyn Sink) {
         self.rx.expect = Expect::Header;
         if payload.success {
             let slot = self.slots.get(payload.slot);

@@ -10,13 +10,17 @@ use nvme_core::spec::tcp::TERM_REQ_MAX_LEN;
 use nvme_core::transport::Data;
 
 use super::digest::Running;
+use super::quick::HEADER;
 use super::slots::Slots;
 
 /// Most bytes that one read takes into the staging buffer.
 pub(crate) const STAGE: usize = 64 * 1024;
 
+/// What a list may have beyond that, so that 16 answers of 4 KiB fit.
+pub(crate) const SPILL: usize = 1024;
+
 /// Payload of this size is worth a read of its own: a system call costs about as much as copying it.
-const DIRECT: u32 = 16 * 1024;
+pub(crate) const DIRECT: u32 = 16 * 1024;
 
 /// Bytes taken into the staging buffer while payload is large, so that little of it is copied.
 const STAGE_BESIDE_DIRECT: usize = 4 * 1024;
@@ -55,6 +59,13 @@ pub(crate) struct Payload {
     pub(crate) success: bool,
 }
 
+impl Payload {
+    /// Where the bytes belong that are still to come.
+    pub(crate) fn rest(self, slots: &mut Slots) -> &mut [u8] {
+        range_mut(&mut slots.get_mut(self.slot).data, self.at, self.left)
+    }
+}
+
 /// Staging buffer and position in the stream.
 #[derive(Debug)]
 pub(crate) struct Rx {
@@ -63,6 +74,9 @@ pub(crate) struct Rx {
     stage: Box<[u8]>,
     /// Where the bytes in the staging buffer are kept meanwhile.
     rest: [u8; REST],
+    /// What did not fit into the staging buffer, and how much.
+    spill: [u8; SPILL],
+    spilled: usize,
     /// Bytes in the staging buffer.
     have: usize,
     /// Bytes of those that are done with.
@@ -79,6 +93,8 @@ impl Rx {
             expect: Expect::Header,
             stage: Box::default(),
             rest: [0; REST],
+            spill: [0; SPILL],
+            spilled: 0,
             have: 0,
             pos: 0,
             last_len: 0,
@@ -90,7 +106,7 @@ impl Rx {
     /// Where the next bytes of the stream go, first the one, then the other.
     pub(crate) fn targets<'a>(&'a mut self, slots: &'a mut Slots) -> (&'a mut [u8], &'a mut [u8]) {
         let direct = match self.expect {
-            Expect::Payload(p) => range_mut(&mut slots.get_mut(p.slot).data, p.at, p.left),
+            Expect::Payload(p) => p.rest(slots),
             Expect::Header | Expect::DataDigest(_) => &mut [],
         };
         if self.stage.is_empty() {
@@ -100,6 +116,59 @@ impl Rx {
         let window = if self.last_len >= DIRECT { STAGE_BESIDE_DIRECT } else { STAGE };
         let window = window.min(room.len());
         (direct, &mut room[..window])
+    }
+
+    /// What has come of a header, and how much that is, if nothing else is in the staging buffer and payload is small.
+    pub(crate) fn begun(&mut self) -> Option<([u8; HEADER], usize)> {
+        if self.pos > 0 || self.have >= HEADER || self.last_len >= DIRECT {
+            return None;
+        }
+        if self.stage.is_empty() {
+            self.fetch();
+        }
+        let mut begun = [0; HEADER];
+        begun.get_mut(..self.have)?.copy_from_slice(self.stage.get(..self.have)?);
+        Some((begun, self.have))
+    }
+
+    /// Forgets what [`Rx::begun`] has shown; how much that was.
+    pub(crate) fn take_begun(&mut self) -> usize {
+        std::mem::take(&mut self.have)
+    }
+
+    /// The staging buffer from `at` on.
+    pub(crate) fn stage_from(&mut self, at: usize) -> &mut [u8] {
+        self.stage.get_mut(at..).unwrap_or_default()
+    }
+
+    /// Puts bytes into the staging buffer at `at`, and behind it.
+    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
+        let (inside, beyond) = bytes.split_at(STAGE.saturating_sub(at).min(bytes.len()));
+        if let Some(to) = self.stage.get_mut(at..at + inside.len()) {
+            to.copy_from_slice(inside);
+        }
+        let at = (at + inside.len()).saturating_sub(STAGE);
+        if let Some(to) = self.spill.get_mut(at..at + beyond.len()) {
+            to.copy_from_slice(beyond);
+        }
+    }
+
+    /// The bytes from `pos` to `end` of the staging buffer, and what lies behind it, are to be looked at.
+    pub(crate) fn look_at(&mut self, pos: usize, end: usize) {
+        self.have = end.min(self.stage.len());
+        self.pos = pos.min(self.have);
+        self.spilled = end - self.have;
+    }
+
+    /// Moves what did not fit into the staging buffer to where room has become; whether there is any.
+    pub(crate) fn unspill(&mut self) -> bool {
+        let n = std::mem::take(&mut self.spilled);
+        let from = self.spill.get(..n).unwrap_or_default();
+        if let Some(to) = self.stage.get_mut(self.have..self.have + n) {
+            to.copy_from_slice(from);
+            self.have += n;
+        }
+        n > 0
     }
 
     /// Takes the thread's staging buffer, and puts back into it what was left.
