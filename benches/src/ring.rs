@@ -27,7 +27,9 @@ type Entry = [u64; 8];
 /// A queue pair that answers every command with success.
 ///
 /// Used by one thread at a time, that of the queue's owner; atomics take the place of a lock.
+// A device's queues share no cache line, so that the threads that ring them do not wait for each other.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Answering {
     sq: AtomicPtr<Entry>,
     cq: AtomicPtr<[AtomicU64; 2]>,

@@ -14,7 +14,7 @@ use nvme_pci::PciTransport;
 use crate::{LIMIT, Result, options};
 
 /// Reads of one run of one channel: about a tenth of a second.
-const COUNT: u64 = 400_000;
+const COUNT: u64 = 4_000_000;
 const DEPTH: usize = 32;
 
 /// What a channel did.
