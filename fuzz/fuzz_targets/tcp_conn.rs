@@ -2,7 +2,10 @@
 //! exactly once and give its buffer back.
 #![no_main]
 
-use std::io::{IoSlice, IoSliceMut};
+#[path = "../../nvme-tcp/tests/support/place.rs"]
+mod place;
+
+use std::io::IoSlice;
 
 use libfuzzer_sys::fuzz_target;
 use nvme_core::buffer::Buffer;
@@ -10,7 +13,8 @@ use nvme_core::spec::Sqe;
 use nvme_core::spec::tcp::{DigestFlags, IcResp};
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, Data};
-use nvme_tcp::conn::{Config, Connection, LIST};
+use nvme_tcp::conn::{Config, Connection};
+use place::place;
 
 /// Commands in flight: even tags read, odd tags write.
 const COMMANDS: u32 = 6;
@@ -25,21 +29,9 @@ fn send(conn: &mut Connection, most: usize) {
 /// Puts `bytes` where the connection wants them; false once it has failed.
 fn receive(conn: &mut Connection, mut bytes: &[u8], done: &mut Vec<Completion>) -> bool {
     while !bytes.is_empty() {
-        let before = bytes.len();
-        let mut fill = |target: &mut [u8]| {
-            let (part, rest) = bytes.split_at(target.len().min(bytes.len()));
-            target[..part.len()].copy_from_slice(part);
-            bytes = rest;
-        };
-        let mut slices: [IoSliceMut<'_>; LIST] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        let used = conn.read_list(&mut slices);
-        slices[..used].iter_mut().for_each(|slice| fill(slice));
-        if used == 0 {
-            let (direct, staged) = conn.read_targets();
-            fill(direct);
-            fill(staged);
-        }
-        if let Err(error) = conn.received(before - bytes.len(), done) {
+        let (n, _) = place(conn, bytes, true);
+        bytes = &bytes[n..];
+        if let Err(error) = conn.received(n, done) {
             conn.terminate(&error);
             return false;
         }

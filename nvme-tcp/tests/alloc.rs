@@ -1,17 +1,20 @@
 //! In steady state no command costs an allocation.
 
+#[path = "support/place.rs"]
+mod place;
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 
 use nvme_core::buffer::Buffer;
 use nvme_core::spec::Sqe;
 use nvme_core::spec::tcp::CapsuleCmd;
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, Data};
-use nvme_tcp::conn::{Config, Connection, LIST};
+use nvme_tcp::conn::{Config, Connection};
+use place::place;
 use support::wire::Format;
 use support::{READ, WRITE, pattern};
 use zerocopy::FromBytes;
@@ -47,21 +50,9 @@ fn count(work: impl FnOnce()) -> usize {
 
 fn feed(conn: &mut Connection, mut bytes: &[u8], sink: &mut Vec<Completion>) {
     while !bytes.is_empty() {
-        let before = bytes.len();
-        let mut fill = |target: &mut [u8]| {
-            let (part, rest) = bytes.split_at(target.len().min(bytes.len()));
-            target[..part.len()].copy_from_slice(part);
-            bytes = rest;
-        };
-        let mut slices: [IoSliceMut<'_>; LIST] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        let used = conn.read_list(&mut slices);
-        slices[..used].iter_mut().for_each(|slice| fill(slice));
-        if used == 0 {
-            let (direct, staged) = conn.read_targets();
-            fill(direct);
-            fill(staged);
-        }
-        conn.received(before - bytes.len(), sink).unwrap();
+        let (n, _) = place(conn, bytes, true);
+        conn.received(n, sink).unwrap();
+        bytes = &bytes[n..];
     }
 }
 

@@ -1,5 +1,7 @@
 //! However the bytes are cut, the result is the same; and whatever they are, nothing breaks.
 
+#[path = "support/place.rs"]
+mod place;
 mod support;
 
 use std::io::IoSlice;
@@ -10,6 +12,7 @@ use nvme_core::spec::{Sqe, Status};
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, Data, Queue, QueueStatus};
 use nvme_tcp::conn::{Config, Connection, State};
+use place::place;
 use proptest::prelude::*;
 use support::{Pair, READ, WRITE, bytes, pattern};
 use zerocopy::FromBytes;
@@ -177,14 +180,7 @@ proptest! {
 /// Puts bytes where the connection wants them.
 fn feed(conn: &mut Connection, mut bytes: &[u8], sink: &mut Vec<Completion>) -> Result<(), String> {
     while !bytes.is_empty() {
-        let (direct, staged) = conn.read_targets();
-        let mut n = 0;
-        for target in [direct, staged] {
-            let part = target.len().min(bytes.len() - n);
-            target[..part].copy_from_slice(&bytes[n..n + part]);
-            n += part;
-        }
-        assert!(n > 0);
+        let (n, _) = place(conn, bytes, false);
         conn.received(n, sink).map_err(|e| e.to_string())?;
         bytes = &bytes[n..];
     }

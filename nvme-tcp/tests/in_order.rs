@@ -1,6 +1,8 @@
 //! Small reads that are answered in order are received in place, and whatever a controller does instead has the same
 //! outcome as with the general way.
 
+#[path = "support/place.rs"]
+mod place;
 mod support;
 
 use std::collections::VecDeque;
@@ -12,6 +14,7 @@ use nvme_core::spec::{Sqe, Status};
 use nvme_core::time::Instant;
 use nvme_core::transport::{Completion, Data};
 use nvme_tcp::conn::{Config, Connection, LIST};
+use place::place;
 use proptest::prelude::*;
 use support::wire::Format;
 use support::{READ, WRITE, bytes};
@@ -70,23 +73,8 @@ impl Host {
 
     /// What of `bytes` fits is put where the connection wants it.
     fn put(&mut self, bytes: &[u8]) -> Result<usize, String> {
-        let mut n = 0;
-        let mut fill = |target: &mut [u8]| {
-            let part = target.len().min(bytes.len() - n);
-            target[..part].copy_from_slice(&bytes[n..n + part]);
-            n += part;
-        };
-        let mut slices: [IoSliceMut<'_>; LIST] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        let used = if self.lists { self.conn.read_list(&mut slices) } else { 0 };
-        slices[..used].iter_mut().for_each(|slice| fill(slice));
-        if used == 0 {
-            let (direct, staged) = self.conn.read_targets();
-            fill(direct);
-            fill(staged);
-        } else {
-            self.listed += 1;
-        }
-        assert!(n > 0 || bytes.is_empty());
+        let (n, listed) = place(&mut self.conn, bytes, self.lists);
+        self.listed += usize::from(listed);
         self.conn.received(n, &mut self.done).map_err(|e| e.to_string())?;
         self.conn.put_aside();
         Ok(n)

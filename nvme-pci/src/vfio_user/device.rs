@@ -226,7 +226,8 @@ impl Device {
             match recv(&self.socket, &mut rest, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return true,
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return errno != Errno::AGAIN,
+                // Reset: closed, with something of ours unread. Any other error says nothing of the server.
+                Err(errno) => return errno == Errno::CONNRESET,
             }
         }
         false

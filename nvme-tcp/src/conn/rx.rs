@@ -163,6 +163,8 @@ impl Rx {
     /// Moves what did not fit into the staging buffer to where room has become; whether there is any.
     pub(crate) fn unspill(&mut self) -> bool {
         let n = std::mem::take(&mut self.spilled);
+        // Of what was there before only the beginning of a PDU is left, which has no data.
+        debug_assert!(self.have + n <= STAGE, "no room for what did not fit");
         let from = self.spill.get(..n).unwrap_or_default();
         if let Some(to) = self.stage.get_mut(self.have..self.have + n) {
             to.copy_from_slice(from);
